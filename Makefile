@@ -1,0 +1,42 @@
+# make reproduce   the whole pipeline at the scale that fits this machine (config/config.yaml)
+# make test        tests, with one end-to-end run of the real Snakefile
+# make test-all    the tests that take longer, too
+# make lint        ruff, snakefmt, snakemake --lint
+# make lock        requirements.lock anew from pyproject.toml
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+ACTIVATE := . $(VENV)/bin/activate
+
+.PHONY: reproduce test test-all lint lock install
+
+reproduce: install
+	$(ACTIVATE) && snakemake --cores all
+
+test: install
+	$(ACTIVATE) && python -m pytest
+
+test-all: install
+	$(ACTIVATE) && python -m pytest -m "slow or not slow"
+
+lint: install
+	$(ACTIVATE) && ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && snakemake --lint
+
+install: $(VENV)/.installed
+
+# The stamp is the last thing written: an installation that was cut off is taken up again.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: expected Python 3.11 or later, found $$($(PYTHON) --version 2>&1); name another with PYTHON=python3.11" >&2; exit 2; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "make: expected Python's venv module, found none; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet "torch==2.13.0" ".[dev]"
+	@# No local version (+cpu): the same line installs the CUDA build where pip finds that one.
+	.venv-lock/bin/pip freeze --exclude krakenlm --exclude setuptools | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements.lock.part
+	mv requirements.lock.part requirements.lock && rm -rf .venv-lock

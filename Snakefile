@@ -1,0 +1,30 @@
+# Text becomes tokens, tokens become models, models become scores and engines, engines become latencies, and all of it
+# becomes one report. `snakemake -n` lists what would run; config/README.md has every key.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/text.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/engines.smk"
+include: "workflow/rules/latency.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/perplexity.csv",
+        "results/superglue.csv",
+        "results/engines.csv",
+        "results/ttft.csv",
+        "results/report.html",

@@ -1,0 +1,298 @@
+"""The one program that does the work: `krakenlm <stage> --flags`, by hand or from a rule's shell line.
+
+A stage's modules are imported inside its command (Lightning alone takes seconds), and the tracker is made here and
+handed in: a stage never imports wandb.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from krakenlm import plan
+from krakenlm.errors import InputError
+from krakenlm.files import hold
+
+app = typer.Typer(
+    help="Kraken (arXiv 2408.07802) from text to time to first token.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option(help="What this stage writes.")]
+Scale = Annotated[str, typer.Option(help="Scale, for the column of that name.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
+
+
+@contextlib.contextmanager
+def writing_stage(stage: str, out: Path, parameters: dict, name: str = "", timing: bool = False) -> Iterator:
+    """Hold the output's lock and the machine's timing lock, and open the stage's W&B run."""
+    from krakenlm.latency.exclusive import TIMING_LOCK, alone, beside_others
+
+    with hold(out, stage):
+        plan.leave_to_successor(stage)
+        with (alone if timing else beside_others)(TIMING_LOCK, stage):
+            from krakenlm.tracking import start_run
+
+            with start_run(
+                stage,
+                name=f"{stage} {name}".strip(),
+                group=os.environ.get("WANDB_RUN_GROUP", "by hand"),
+                parameters=parameters,
+                directory=os.environ.get("WANDB_DIR", "results"),
+            ) as run:
+                yield run
+
+
+def parse_json(option: str, text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--{option}: expected JSON, found {text!r} ({error}); correct it") from None
+    if not isinstance(value, dict):
+        raise InputError(f"--{option}: expected a JSON object, found {text!r}; correct it")
+    return value
+
+
+def folder_under_results(path: Path) -> str:
+    """The `run` column: the folder, below results/<scale>/, that a row was made in."""
+    parts = path.resolve().parts
+    return "/".join(parts[parts.index("results") + 2 :]) if "results" in parts else path.resolve().name
+
+
+@app.command()
+def corpus(text: Annotated[str, typer.Option(help="Keys of `text` as JSON.")], out: Out) -> None:
+    """Write a corpus, split into training and validation documents."""
+    from krakenlm.text import corpus as stage
+
+    settings = parse_json("text", text)
+    with writing_stage("corpus", out, settings) as run:
+        run.summary(stage.write(out, settings))
+
+
+@app.command()
+def tasks(seed: Seed, examples: Annotated[int, typer.Option(help="Examples per task.")], out: Out) -> None:
+    """Write tasks in the eight SuperGLUE formats about held-out stories of the embedded world."""
+    from krakenlm.text.embedded import write_tasks
+
+    with writing_stage("tasks", out, {"seed": seed, "examples": examples}):
+        write_tasks(out, seed=seed, examples=examples)
+
+
+@app.command()
+def tokenizer(
+    corpus: Annotated[Path, typer.Option(help="Corpus folder.")],
+    out: Out,
+    vocabulary: Annotated[int | None, typer.Option(help="Train a byte-level BPE of this size.")] = None,
+    pretrained: Annotated[str | None, typer.Option(help="Take this tokenizer of the hub instead.")] = None,
+) -> None:
+    """Train a tokenizer on a corpus, or fetch a published one."""
+    from krakenlm.text.tokenizer import fetch_tokenizer, train_tokenizer
+
+    if (vocabulary is None) == (pretrained is None):
+        raise InputError("tokenizer: expected one of --vocabulary and --pretrained; give one")
+    with writing_stage("tokenizer", out, {"vocabulary": vocabulary, "pretrained": pretrained}):
+        if pretrained is None:
+            train_tokenizer(corpus, vocabulary, out)
+        else:
+            fetch_tokenizer(pretrained, out)
+
+
+@app.command()
+def tokenize(
+    corpus: Annotated[Path, typer.Option(help="Corpus folder.")],
+    tokenizer: Annotated[Path, typer.Option(help="tokenizer.json")],
+    out: Out,
+) -> None:
+    """Write both splits of a corpus as token ids."""
+    from krakenlm.text.store import tokenize as stage
+
+    with writing_stage("tokens", out, {"corpus": str(corpus)}) as run:
+        stage(corpus, tokenizer, out)
+        from krakenlm.text.store import TokenStore
+
+        run.summary(TokenStore(out).manifest)
+
+
+@app.command()
+def train(
+    tokens: Annotated[Path, typer.Option(help="Tokens folder.")],
+    tokenizer: Annotated[Path, typer.Option(help="tokenizer.json, kept beside the weights.")],
+    model: Annotated[str, typer.Option(help="Model configuration as JSON.")],
+    recipe: Annotated[str, typer.Option(help="Training recipe as JSON.")],
+    seed: Seed,
+    out: Out,
+    identity: Annotated[str, typer.Option(help="Hash of all that determines the weights.")] = "",
+    name: Annotated[str, typer.Option(help="What to call the model.")] = "",
+) -> None:
+    """Train a model, or go on from its last intact checkpoint."""
+    from krakenlm.training.run import train as stage
+
+    fields, settings = parse_json("model", model), parse_json("recipe", recipe)
+    parameters = {"model": fields, "recipe": settings, "seed": seed, "identity": identity}
+    with writing_stage("train", out, parameters, name=f"{name} seed {seed}") as run:
+        stage(tokens, tokenizer, fields, settings, seed, out, logger=run.lightning_logger(), identity=identity)
+
+
+@app.command()
+def perplexity(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    tokens: Annotated[Path, typer.Option(help="Tokens folder.")],
+    out: Out,
+    name: Annotated[str, typer.Option(help="Name in the table.")],
+    seed: Seed = 0,
+    scale: Scale = "",
+    threads: Threads = 1,
+) -> None:
+    """Score a model on the whole validation set."""
+    from krakenlm.evaluation.perplexity import evaluate
+
+    with writing_stage("perplexity", out, {"model": str(model)}, name=f"{name} seed {seed}") as run:
+        rows = evaluate(
+            model, tokens, out, name=name, seed=seed, scale=scale, run=folder_under_results(model), threads=threads
+        )
+        run.table("perplexity", rows)
+
+
+@app.command()
+def ngrams(
+    tokens: Annotated[Path, typer.Option(help="Tokens folder.")], out: Out, scale: Scale = ""
+) -> None:
+    """Score a unigram, a bigram and a Kneser-Ney 5-gram on the same validation set."""
+    from krakenlm.evaluation.ngrams import evaluate
+
+    with writing_stage("ngrams", out, {"tokens": str(tokens)}) as run:
+        run.table("perplexity", evaluate(tokens, out, scale=scale, run=folder_under_results(out.parent)))
+
+
+@app.command()
+def superglue(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    out: Out,
+    name: Annotated[str, typer.Option(help="Name in the table.")],
+    tasks: Annotated[Path | None, typer.Option(help="Folder of local tasks; without it, the hub's.")] = None,
+    seed: Seed = 0,
+    scale: Scale = "",
+    threads: Threads = 1,
+) -> None:
+    """Score a model on the eight SuperGLUE tasks through lm-eval."""
+    from krakenlm.evaluation.superglue import evaluate
+
+    with writing_stage("superglue", out, {"model": str(model)}, name=f"{name} seed {seed}") as run:
+        rows = evaluate(
+            model, tasks, out, name=name, seed=seed, scale=scale, run=folder_under_results(model), threads=threads
+        )
+        run.table("superglue", rows)
+
+
+@app.command()
+def shard(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    tp: Annotated[int, typer.Option(help="Number of ranks.")],
+    out: Out,
+) -> None:
+    """Write a model's weights as one file per rank, in TensorRT-LLM's checkpoint layout."""
+    from krakenlm.inference.shards import write_shards
+
+    with writing_stage("shard", out, {"model": str(model), "tp": tp}, name=f"{model.parent.name} tp {tp}"):
+        write_shards(model, out, tp)
+
+
+@app.command()
+def engines(
+    engines: Annotated[list[str], typer.Argument(help="<model>/<seed folder>/tp<k>, below --root.")],
+    root: Annotated[Path, typer.Option(help="Corpus folder, with models/ and engines/.")],
+    tokens: Annotated[Path, typer.Option(help="Tokens folder, for prompts.")],
+    settings: Annotated[str, typer.Option(help="Keys of `engines` as JSON.")],
+    out: Out,
+    scale: Scale = "",
+) -> None:
+    """Generate from sharded engines what their whole models generate, and time them."""
+    from krakenlm.latency.engines import measure_engines
+
+    options = parse_json("settings", settings)
+    entries = []
+    for engine in engines:
+        folder = Path(engine)
+        entries.append((folder.parts[0], root / "models" / folder.parent, root / "engines" / folder))
+    with writing_stage("engines", out, {"engines": engines, **options}, timing=True) as run:
+        run.table("engines", measure_engines(entries, tokens_dir=tokens, out_csv=out, scale=scale, **options))
+
+
+@app.command()
+def ttft(
+    size: Annotated[str, typer.Argument(help="Name of the shape, for the table.")],
+    shape: Annotated[str, typer.Option(help="n_layer, width and n_head as JSON.")],
+    tp: Annotated[int, typer.Option(help="Number of ranks.")],
+    settings: Annotated[str, typer.Option(help="The other keys of `latency` as JSON.")],
+    out: Out,
+    scale: Scale = "",
+) -> None:
+    """Time the first token of every architecture of one size, interleaved, alone on the machine."""
+    from krakenlm.latency.ttft import measure_ttft
+
+    options = parse_json("settings", settings) | parse_json("shape", shape)
+    with writing_stage("ttft", out, {"size": size, "tp": tp, **options}, name=f"{size} tp {tp}", timing=True) as run:
+        rows = measure_ttft(
+            size=size, tp=tp, out_csv=out, scale=scale, run=folder_under_results(out.parent), **options
+        )
+        run.table("ttft", rows)
+
+
+@app.command()
+def collect(parts: Annotated[list[Path], typer.Argument(help="Tables of equal columns.")], out: Out) -> None:
+    """Put the parts of a table together."""
+    from krakenlm.report.tables import collect as stage
+
+    with hold(out, "collect"):
+        plan.leave_to_successor("collect")
+        stage(parts, out)
+
+
+@app.command()
+def report(
+    metrics: Annotated[list[Path], typer.Argument(help="metrics.json of every model.")],
+    perplexity: Annotated[Path, typer.Option()],
+    superglue: Annotated[Path, typer.Option()],
+    engines: Annotated[Path, typer.Option()],
+    ttft: Annotated[Path, typer.Option()],
+    corpus: Annotated[Path, typer.Option(help="corpus.json")],
+    manifest: Annotated[Path, typer.Option(help="manifest.json")],
+    config: Annotated[str, typer.Option(help="The whole configuration as JSON.")],
+    run: Annotated[str, typer.Option(help="Where the record of this run goes, below results/.")],
+    out: Out,
+) -> None:
+    """Write one self-contained page from result files."""
+    from krakenlm.report.build import build
+    from krakenlm.report.environment import record
+
+    with writing_stage("report", out, {"run": run}) as tracked:
+        run_json = out.parent / run
+        tracked.summary(record(run_json, parse_json("config", config), metrics))
+        build(
+            perplexity_csv=perplexity,
+            superglue_csv=superglue,
+            ttft_csv=ttft,
+            engines_csv=engines,
+            metrics=metrics,
+            corpus_json=corpus,
+            manifest_json=manifest,
+            run_json=run_json,
+            out_html=out,
+        )
+
+
+def main() -> None:
+    """Run a command; the user's mistakes end in one line and status 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"krakenlm: {error}", file=sys.stderr)
+        sys.exit(2)

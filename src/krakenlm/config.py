@@ -1,0 +1,320 @@
+"""What a run is, as data: a scale's file, the user's keys over it, the checks that a schema cannot say, the folders.
+
+Everything here is plain Python on dictionaries (no torch, no Snakemake), so the Snakefile parses fast.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from krakenlm.errors import InputError
+
+SCALES = ("tiny", "single-gpu", "paper")
+TEXT_KEYS = {
+    "embedded": ("words", "vocabulary"),
+    "files": ("files", "vocabulary"),
+    "hub": ("name", "revision", "column", "tokenizer"),
+}
+TEXT_DEFAULTS = {"files": {"column": "text", "document": "line"}}
+SUPERGLUE_KEYS = {"embedded": ("seed", "examples"), "hub": ()}
+# Bytes of text in OpenWebText (its dataset card: 41.70 GB uncompressed); other hub data sets are looked up by hand.
+HUB_TEXT_BYTES = {"Skylion007/openwebtext": 41_700_000_000}
+
+
+def count_gpus() -> int:
+    """Number of NVIDIA GPUs that this machine's driver reports and CUDA_VISIBLE_DEVICES leaves visible."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        listing = subprocess.run(
+            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
+        return 0
+    gpus = len(listing.stdout.split("\n")) - 1 if listing.returncode == 0 else 0
+    if visible is None:
+        return gpus
+    return min(gpus, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+
+
+def resolve_scale(scale: str, gpus: int) -> str:
+    """The scale that `auto` stands for on a machine with `gpus` NVIDIA GPUs; any other scale is itself."""
+    if scale != "auto":
+        return scale
+    return "paper" if gpus >= 4 else "single-gpu" if gpus >= 1 else "tiny"
+
+
+def auto_scale(main_process: bool) -> str:
+    """What `auto` stands for here: found out by the main process, inherited by the jobs that parse the config anew.
+
+    Raises:
+        InputError: a job does not find the main process's answer.
+    """
+    if main_process:
+        os.environ["KRAKENLM_SCALE"] = resolve_scale("auto", count_gpus())
+    if "KRAKENLM_SCALE" not in os.environ:
+        raise InputError(
+            "scale: expected the main process to have resolved auto, found no KRAKENLM_SCALE in this job's "
+            "environment; name the scale (--config scale=tiny)"
+        )
+    return os.environ["KRAKENLM_SCALE"]
+
+
+def stage_environment(config: Mapping, reproduction: str, local: bool) -> dict[str, str]:
+    """Environment variables for the stages. None of them changes a result."""
+    scale = config["scale"]
+    variables = {
+        "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
+        "WANDB_PROJECT": config["wandb"]["project"],
+        "WANDB_RUN_GROUP": f"{scale}-{reproduction}",
+        "WANDB_DIR": os.path.abspath(f"results/{scale}"),
+    }
+    if config["wandb"]["mode"] != "auto":
+        variables["WANDB_MODE"] = config["wandb"]["mode"]
+    if local:
+        variables["KRAKENLM_SNAKEMAKE"] = process_identity(os.getpid())
+    return variables
+
+
+def process_identity(process: int) -> str:
+    """`host:process:start`, which no later process with the same number has."""
+    start = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    return f"{socket.gethostname()}:{process}:{start}"
+
+
+def scale_file(scale: str, directory: Path) -> Path:
+    """Path of a scale's file.
+
+    Raises:
+        InputError: there is no scale of that name.
+    """
+    path = directory / f"{scale}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in directory.glob("*.yaml")))
+        raise InputError(
+            f"scale: expected one of auto, {names}; found {scale!r}; choose one with --config scale=tiny"
+        )
+    return path
+
+
+def merge(base: Mapping, over: Mapping) -> dict:
+    """`base` with `over` on top, key by key; a model or size that `over` sets to null is left out."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    for key in ("models", "sizes"):
+        if isinstance(merged.get(key), Mapping):
+            merged[key] = {name: value for name, value in merged[key].items() if value is not None}
+    return merged
+
+
+def read_scalars(value: object) -> object:
+    """The strings that Snakemake's `--config` brings, read as the YAML scalars that the user typed."""
+    if isinstance(value, Mapping):
+        return {key: read_scalars(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [read_scalars(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    for parse in (int, float):
+        try:
+            return parse(value)
+        except ValueError:
+            continue
+    scalar = yaml.safe_load(value)
+    return value if isinstance(scalar, Mapping | list) else scalar
+
+
+def describe_schema_error(error: object) -> str:
+    """One line for a jsonschema ValidationError: the key, what was expected, what was found, what to do."""
+    key = ".".join(str(part) for part in error.absolute_path)
+    found, expected = error.instance, error.validator_value
+    hint = "see config/README.md for every key"
+    if error.validator == "additionalProperties":
+        unknown = sorted(set(found) - set(error.schema.get("properties", {})))
+        names = ", ".join(f"{key}.{name}".lstrip(".") for name in unknown)
+        return f"{names}: unknown key; expected one of {', '.join(sorted(error.schema['properties']))}; {hint}"
+    if error.validator == "required":
+        missing = next(name for name in expected if name not in found)
+        return f"{key}.{missing}".lstrip(".") + f": expected a value, found none; set it ({hint})"
+    wanted = {
+        "type": f"a value of type {expected}",
+        "enum": f"one of {', '.join(map(str, expected))}" if error.validator == "enum" else "",
+        "minimum": f"a number of at least {expected}",
+        "maximum": f"a number of at most {expected}",
+        "exclusiveMinimum": f"a number above {expected}",
+        "exclusiveMaximum": f"a number below {expected}",
+    }.get(error.validator, error.message)
+    return f"{key}: expected {wanted}, found {found!r}; {hint}"
+
+
+def check(config: Mapping) -> None:
+    """Check what the schema cannot: keys that have to fit one another.
+
+    Raises:
+        InputError: naming the key.
+    """
+    check_text(config["text"])
+    superglue = config["evaluation"]["superglue"]
+    require(superglue, SUPERGLUE_KEYS[superglue["source"]], "evaluation.superglue")
+    for name, model in config["models"].items():
+        check_model(f"models.{name}", model)
+        check_recipe(f"models.{name}.training" if model.get("training") else "training", recipe(config, name), config)
+    for name, size in config["latency"]["sizes"].items():
+        check_heads(f"latency.sizes.{name}", size["width"], size["n_head"], 1)
+        for tp in config["latency"]["tp"]:
+            if size["n_head"] % tp:
+                raise InputError(
+                    f"latency.sizes.{name}.n_head: expected a multiple of every latency.tp, found {size['n_head']} "
+                    f"with tp {tp}; change one of the two"
+                )
+    room = config["engines"]["prompt_tokens"] + config["engines"]["new_tokens"]
+    if room > config["block_size"]:
+        raise InputError(
+            f"engines: expected prompt_tokens + new_tokens within block_size ({config['block_size']}), found {room}; "
+            "lower one of them"
+        )
+
+
+def require(section: Mapping, keys: tuple[str, ...], name: str) -> None:
+    for key in keys:
+        if key not in section:
+            raise InputError(
+                f"{name}.{key}: expected a value for {name}.source {section['source']!r}, found none; set it"
+            )
+
+
+def check_text(text: Mapping) -> None:
+    require(text, TEXT_KEYS[text["source"]], "text")
+    if text["source"] != "files":
+        return
+    for number, name in enumerate(text["files"]):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"text.files[{number}]: expected a file, found none at {name}; correct the path")
+        if path.stat().st_size == 0:
+            raise InputError(f"text.files[{number}]: expected text, found the empty file {name}; leave it out")
+
+
+def check_model(key: str, model: Mapping) -> None:
+    """Check that heads divide over splits and widths over heads."""
+    degree = model.get("degree", 1)
+    if model["architecture"] == "kraken" and "degree" not in model:
+        raise InputError(f"{key}.degree: expected the number of splits of a kraken, found none; set it")
+    if model["architecture"] != "kraken" and "degree" in model:
+        raise InputError(
+            f"{key}.degree: expected no degree for architecture {model['architecture']}, found {degree}; remove it"
+        )
+    check_heads(key, model["width"], model["n_head"], degree)
+
+
+def check_heads(key: str, width: int, n_head: int, degree: int) -> None:
+    if n_head % degree:
+        raise InputError(
+            f"{key}.n_head: expected a multiple of the degree ({degree}), since every split has the same number of "
+            f"heads; found {n_head}; use {max(degree, n_head // degree * degree)} heads or another degree"
+        )
+    heads = n_head // degree
+    if width % heads:
+        raise InputError(
+            f"{key}.width: expected a multiple of the {heads} heads of a split, found {width}; "
+            f"the nearest is {max(1, round(width / heads)) * heads}"
+        )
+
+
+def check_recipe(key: str, values: Mapping, config: Mapping) -> None:
+    unknown = sorted(set(values) - set(config["training"]))
+    if unknown:
+        raise InputError(
+            f"{key}.{unknown[0]}: unknown key; expected one of {', '.join(sorted(config['training']))}"
+        )
+    for name, value in values.items():
+        wanted = type(config["training"][name])
+        if wanted is not type(value) and not (wanted is float and type(value) is int):
+            raise InputError(f"{key}.{name}: expected {wanted.__name__}, found {value!r}; correct it")
+    together = values["micro_batch"] * max(1, values["gpus"])
+    if values["batch_sequences"] % together:
+        low = max(together, values["batch_sequences"] // together * together)
+        raise InputError(
+            f"{key}.batch_sequences: expected a multiple of micro_batch x devices ({together}), found "
+            f"{values['batch_sequences']}; the nearest are {low} and {low + together}"
+        )
+    if values["warmup_steps"] >= values["steps"]:
+        raise InputError(
+            f"{key}.warmup_steps: expected fewer than steps ({values['steps']}), found {values['warmup_steps']}; "
+            "lower one or raise the other"
+        )
+
+
+def recipe(config: Mapping, model: str) -> dict:
+    """The training recipe of a model: `training` with the model's own keys over it."""
+    return merge(config["training"], config["models"][model].get("training", {}))
+
+
+def architecture(config: Mapping, model: str) -> dict:
+    """The model's configuration less `vocab_size`, which the tokenizer decides."""
+    fields = {key: value for key, value in config["models"][model].items() if key != "training"}
+    return fields | {"block_size": config["block_size"]}
+
+
+def text_settings(config: Mapping) -> dict:
+    """The keys of `text` that determine the tokens, defaults filled in."""
+    text = TEXT_DEFAULTS.get(config["text"]["source"], {}) | config["text"]
+    optional = ("column", "document") if text["source"] == "files" else ()
+    keys = ("source", "seed", "validation_share", *TEXT_KEYS[text["source"]], *optional)
+    return {key: text[key] for key in keys}
+
+
+def fingerprint(value: object, length: int = 8) -> str:
+    """Short hash of a JSON value, for folder names."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+def corpus_label(text: Mapping) -> str:
+    """What a person calls the corpus."""
+    if text["source"] == "files":
+        return Path(text["files"][0]).stem if len(text["files"]) == 1 else f"{len(text['files'])}-files"
+    return text["name"].rsplit("/", 1)[-1] if text["source"] == "hub" else "embedded"
+
+
+def corpus_folder(config: Mapping) -> str:
+    """`<scale>/<corpus>`: where everything made from this text lives under results/."""
+    settings = text_settings(config)
+    return f"{config['scale']}/{corpus_label(settings)}-{fingerprint(settings)}"
+
+
+# Keys of a recipe that change how a run is watched or how fast it is, never what its weights become.
+WATCHING = ("log_every_steps", "checkpoint_every_steps", "validate_every_steps", "validation_windows")
+
+
+def model_fingerprint(config: Mapping, model: str) -> str:
+    """Covers what determines the weights besides the seed: text, tokenizer, model, recipe."""
+    weights = {key: value for key, value in recipe(config, model).items() if key not in WATCHING}
+    return fingerprint([text_settings(config), architecture(config, model), weights])
+
+
+def engine_tp(config: Mapping, model: str) -> int:
+    """Ranks of a trained model's engine: the most, up to `engines.tp`, over which its splits or heads divide."""
+    fields = config["models"][model]
+    divisible = fields.get("degree") or fields["n_head"]
+    return max(tp for tp in range(1, config["engines"]["tp"] + 1) if divisible % tp == 0)
+
+
+def data_label(text: Mapping) -> str:
+    """What the `data` column of every table says; the embedded corpus says that it is synthetic."""
+    label = corpus_label(text)
+    return f"{label} (synthetic)" if text["source"] == "embedded" else label

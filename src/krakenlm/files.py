@@ -1,0 +1,154 @@
+"""Files that are whole or absent, and the lock that keeps a second writer away from a first."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from krakenlm.errors import InputError
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes `path`'s place once the block has ended without an error.
+
+    A process that dies in the block leaves `path` as it was (at worst with a hidden file beside it).
+
+    Raises:
+        InputError: the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".{os.getpid()}.part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        sync(temporary)
+        # mkstemp makes private files; a result is as readable as the user's umask says.
+        temporary.chmod(0o666 & ~current_umask())
+        os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
+            raise InputError(
+                f"{path}: no space left on the disk ({free / 1e6:.0f} MB free); free some and run again"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed writer of `path` left beside it (its process is in the name and no longer runs)."""
+    for leftover in path.parent.glob(f".{path.name}.*.part"):
+        process = leftover.name.split(".")[-2]
+        if not Path(f"/proc/{process}").exists():
+            leftover.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file's or a folder's content to the disk, so that a rename never outlives what it renamed."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict:
+    """Read a JSON file that an earlier stage wrote.
+
+    Raises:
+        InputError: it is missing or not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a JSON file, found none; run the stage that writes it") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: expected JSON, found a damaged file ({error}); delete it and run again"
+        ) from None
+
+
+@contextlib.contextmanager
+def hold(path: str | Path, stage: str) -> Iterator[None]:
+    """Hold `<path>.lock` for a writer of `path`; a second writer waits for the first and says for whom.
+
+    The kernel frees the lock with the process, however that ends, so a lock never stays behind.
+    """
+    lock_path = Path(f"{path}.lock")
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock_path, "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            print(f"{stage}: waiting for {lock.read().strip() or 'another process'}", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()}, which writes {path} ({stage})\n")
+        lock.flush()
+        yield
+
+
+def claim(path: str | Path, command: str) -> object:
+    """Lock `path` for as long as the returned file object lives.
+
+    Raises:
+        InputError: another process has it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open, that is the lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise InputError(
+            f"{path}: expected to be the only {command} at work here, found {holder}; wait for it or end it"
+        ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} ({command})\n")
+    lock.flush()
+    return lock
+
+
+def held_locks(folder: str | Path) -> list[str]:
+    """Who holds a writer's lock (`hold`) somewhere under `folder` at this moment."""
+    holders = []
+    for path in sorted(Path(folder).rglob("*.lock")):
+        with open(path, encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holders.append(lock.read().strip())
+    return holders

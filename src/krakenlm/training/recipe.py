@@ -1,0 +1,127 @@
+"""The training recipe as checked data, and what follows from it by arithmetic alone: schedule, accumulation, events."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from krakenlm.errors import InputError
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; the keys of `training` in a scale's file.
+
+    A step is one update of the weights. As in the authors' loop there are steps + 1 of them, numbered 0 to `steps`;
+    step 0 has learning rate 0.
+    """
+
+    steps: int
+    batch_sequences: int  # windows per update, over all devices
+    micro_batch: int  # windows per device and forward pass
+    learning_rate: float  # peak
+    warmup_steps: int
+    final_learning_rate_share: float  # of the peak, at step `steps`
+    weight_decay: float
+    beta1: float
+    beta2: float
+    clip: float  # largest norm of all gradients together
+    precision: str
+    compile: bool
+    fused: bool  # PyTorch's fused AdamW
+    gpus: int  # 0: CPU
+    threads: int  # of torch, per process
+    log_every_steps: int
+    checkpoint_every_steps: int
+    validate_every_steps: int
+    validation_windows: int
+    devices: int = 0  # processes that share a batch; 0: one per GPU, one on CPU
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "Recipe":
+        """Check `values` key by key, then against one another.
+
+        Raises:
+            InputError: naming the key as `training.<key>`.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                raise InputError(
+                    f"training.{key}: unknown key; expected one of {', '.join(sorted(fields))}; remove or correct it"
+                )
+        for key, field in fields.items():
+            if key in values:
+                check_type(key, values[key], field.type)
+            elif field.default is dataclasses.MISSING:
+                raise InputError(f"training.{key}: expected a value, found none; set it")
+        values = dict(values)
+        values["devices"] = values.get("devices") or max(1, values["gpus"])
+        recipe = cls(**values)
+        recipe.check()
+        return recipe
+
+    def check(self) -> None:
+        for key in (
+            "steps batch_sequences micro_batch threads log_every_steps checkpoint_every_steps validate_every_steps "
+            "validation_windows"
+        ).split():
+            require(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
+        for key in ("learning_rate", "clip"):
+            require(key, getattr(self, key), getattr(self, key) > 0, "a number above 0")
+        for key in ("beta1", "beta2"):
+            require(key, getattr(self, key), 0 <= getattr(self, key) < 1, "a number from 0 to below 1")
+        require("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        share = self.final_learning_rate_share
+        require("final_learning_rate_share", share, 0 <= share <= 1, "a number from 0 to 1")
+        require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        require("gpus", self.gpus, self.gpus >= 0, "at least 0")
+        require("devices", self.devices, self.devices >= 1, "at least 1")
+        if self.gpus:
+            require("devices", self.devices, self.devices == self.gpus, f"as many as gpus ({self.gpus})")
+        require(
+            "warmup_steps", self.warmup_steps, 0 <= self.warmup_steps < self.steps, f"0 to below steps ({self.steps})"
+        )
+        together = self.micro_batch * self.devices
+        if self.batch_sequences % together:
+            low = self.batch_sequences // together * together
+            nearest = f"{low} and {low + together}" if low else f"{together}"
+            raise InputError(
+                f"training.batch_sequences: expected a multiple of micro_batch x devices "
+                f"({self.micro_batch} x {self.devices}), found {self.batch_sequences}; nearest: {nearest}"
+            )
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes per device and update."""
+        return self.batch_sequences // (self.micro_batch * self.devices)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of update `step`: linear warm-up from 0, then a cosine down to the final share at `steps`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        final = self.learning_rate * self.final_learning_rate_share
+        progress = min(1.0, (step - self.warmup_steps) / (self.steps - self.warmup_steps))
+        return final + 0.5 * (1.0 + math.cos(math.pi * progress)) * (self.learning_rate - final)
+
+    def logs(self, step: int) -> bool:
+        return step % self.log_every_steps == 0 or step == self.steps
+
+    def validates(self, step: int) -> bool:
+        return step % self.validate_every_steps == 0 or step == self.steps
+
+    def saves(self, step: int) -> bool:
+        return (step + 1) % self.checkpoint_every_steps == 0 or step == self.steps
+
+
+def check_type(key: str, value: object, wanted: type) -> None:
+    # An int may stand for a float; a bool, which Python counts as an int, may not.
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if not fits or (wanted is float and not math.isfinite(value)):
+        raise InputError(f"training.{key}: expected a value of type {wanted.__name__}, found {value!r}; correct it")
+
+
+def require(key: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise InputError(f"training.{key}: expected {expected}, found {value!r}; correct it")

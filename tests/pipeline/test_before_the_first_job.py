@@ -1,0 +1,78 @@
+"""What a plain `snakemake` says before it starts anything: price, scale, and one line for each mistake."""
+
+import pytest
+
+from krakenlm import files
+
+
+def started(checkout):
+    return list((checkout.folder / "results").glob("*/*")) if (checkout.folder / "results").exists() else []
+
+
+def test_eight_claimed_gpus_mean_the_papers_scale_its_price_and_an_exit(checkout):
+    run = checkout.snakemake(PATH=checkout.claim_gpus(8))
+    assert run.returncode != 0
+    assert "scale paper" in run.stdout
+    assert "GPU-hours" in run.stdout
+    assert "kraken-760m-4way" in run.stdout
+    assert "budget.gpu_hours: expected at most 48, found an estimate of" in run.stdout
+    assert "to accept it: snakemake --config 'budget={gpu_hours:" in run.stdout
+    assert started(checkout) == []
+
+
+def test_one_claimed_gpu_means_the_single_gpu_scale(checkout):
+    run = checkout.snakemake("--dry-run", PATH=checkout.claim_gpus(1))
+    assert run.returncode == 0, run.stdout
+    assert "scale single-gpu" in run.stdout
+
+
+def test_a_dry_run_of_the_papers_scale_lists_every_job_without_a_gpu(checkout):
+    run = checkout.snakemake("--dry-run", "--config", "scale=paper")
+    assert run.returncode == 0, run.stdout
+    for rule, count in {"train": 9, "superglue": 9, "ttft": 10, "shard": 9}.items():
+        assert any(line.split() == [rule, str(count)] for line in run.stdout.splitlines()), rule
+
+
+def test_ttft_alone_trains_nothing(checkout):
+    run = checkout.miniature("--dry-run", "results/ttft.csv")
+    assert run.returncode == 0, run.stdout
+    stats = run.stdout.split("Job stats:")[1].splitlines()
+    assert {line.split()[0] for line in stats if line.strip()} >= {"ttft", "ttft_table"}
+    assert not any(line.startswith(("train", "corpus", "tokens")) for line in stats)
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("scale=huge", "scale: expected one of auto, paper, single-gpu, tiny; found 'huge'"),
+        ("colour=red", "colour: unknown key; expected one of"),
+        ("training={stepz: 3}", "training.stepz: unknown key; expected one of"),
+        ("training={steps: many}", "training.steps: expected a value of type integer, found 'many'"),
+        ("training={steps: 0}", "training.steps: expected a number of at least 1, found 0"),
+        ("models={new: {width: 3}}", "models.new.architecture: expected a value, found none"),
+        ("models={standard: {architecture: mamba}}", "models.standard.architecture: expected one of standard"),
+        ("models={kraken-4way: {n_head: 6}}", "models.kraken-4way.n_head: expected a multiple of the degree (4)"),
+        ("text={source: files, files: [nowhere.txt]}", "text.files[0]: expected a file, found none at nowhere.txt"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_line_that_names_the_key(checkout, setting, line):
+    run = checkout.snakemake("--config", *(setting, "scale=tiny") if not setting.startswith("scale") else (setting,))
+    assert run.returncode != 0
+    assert line in run.stdout
+    assert "Traceback" not in run.stdout
+    assert started(checkout) == []
+
+
+def test_more_ranks_than_cores_are_refused_before_anything_starts(checkout):
+    run = checkout.miniature("results/ttft.csv", "--config", "latency={tp: [64], sizes: {width-64: {n_head: 64}}}")
+    assert run.returncode != 0
+    assert "latency.tp: expected tp x threads within this machine's" in run.stdout
+    assert started(checkout) == []
+
+
+def test_a_second_snakemake_in_the_same_folder_says_who_is_at_work(checkout):
+    lock = files.claim(checkout.folder / "results" / ".lock", "snakemake")
+    run = checkout.miniature("results/ttft.csv")
+    lock.close()
+    assert run.returncode != 0
+    assert "expected to be the only snakemake at work here, found process" in run.stdout

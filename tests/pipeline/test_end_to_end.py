@@ -1,0 +1,104 @@
+"""The real Snakefile, from text to report, at a scale of a minute or two."""
+
+import csv
+import json
+import subprocess
+
+COLUMNS = {
+    "ttft": "architecture, size, degree, tp, context, batch, engine, device, link, runs, ttft_ms_median, ttft_ms_mean, "
+    "ttft_ms_p95, ttft_ms_std, speedup_vs_standard, source, parameters, layers_measured, dtype, kv_bytes_per_token, "
+    "ci_low, ci_high, link_gbit_measured, interleave, scale, run",
+    "perplexity": "model, architecture, degree, parameters, tokens_seen, data, protocol, loss, perplexity, "
+    "bits_per_byte, seed, scale, run",
+    "superglue": "model, task, metric, value, stderr, n, chance, data, seed, scale, run",
+}
+TASKS = {"boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"}
+
+
+def rows(checkout, table):
+    with open(checkout.folder / "results" / f"{table}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_table_has_the_promised_columns_first(finished):
+    for table, columns in COLUMNS.items():
+        expected = columns.split(", ")
+        assert list(rows(finished, table)[0])[: len(expected)] == expected
+    assert all(row["scale"] == "tiny" and row["run"] for table in COLUMNS for row in rows(finished, table))
+
+
+def test_perplexity_has_every_model_and_the_n_grams_and_the_generators_floor(finished):
+    table = {row["model"]: row for row in rows(finished, "perplexity")}
+    assert {"standard", "kraken-2way"} < set(table)
+    assert sum("gram" in model or "Kneser" in model for model in table) == 3
+    for row in table.values():
+        assert float(row["perplexity"]) > float(row["floor_perplexity"]) > 1
+        assert "synthetic" in row["data"]
+
+
+def test_superglue_has_the_eight_tasks_for_every_model(finished):
+    for model in ("standard", "kraken-2way"):
+        table = [row for row in rows(finished, "superglue") if row["model"] == model]
+        assert {row["task"] for row in table} == TASKS
+        assert all(0 <= float(row["value"]) <= 1 for row in table)
+
+
+def test_every_engine_generates_what_its_whole_model_generates(finished):
+    table = rows(finished, "engines")
+    assert {row["model"] for row in table} == {"standard", "kraken-2way"}
+    assert all(row["identical"] == "True" and row["tp"] == "2" for row in table)
+
+
+def test_ttft_has_every_cell_and_each_was_measured(finished):
+    table = rows(finished, "ttft")
+    cells = {(row["architecture"], row["tp"], row["context"]) for row in table}
+    assert cells == {(a, tp, c) for a in ("standard", "kraken") for tp in "12" for c in ("16", "32")}
+    for row in table:
+        assert row["source"] == "measured"
+        assert int(row["runs"]) >= 10
+        assert float(row["ttft_ms_median"]) > 0
+
+
+def test_the_report_is_one_file_that_names_the_data_as_synthetic(finished):
+    page = (finished.folder / "results" / "report.html").read_text()
+    assert "synthetic" in page
+    assert len(page) < 5_000_000
+
+
+def test_every_stage_left_a_wandb_run(finished):
+    stages = {"train", "perplexity", "superglue", "engines", "ttft", "corpus", "tokens", "report"}
+    text = b"".join(path.read_bytes() for path in (finished.folder / "results").rglob("run-*.wandb"))
+    assert all(stage.encode() in text for stage in stages)
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    run = finished.miniature()
+    assert run.returncode == 0
+    assert "Nothing to be done" in run.stdout
+
+
+def test_other_training_steps_rerun_training_and_what_follows_and_keep_the_earlier_models(finished):
+    run = finished.miniature("--dry-run", "--config", "training={steps: 31}")
+    jobs = {line.split()[0] for line in run.stdout.split("Job stats:")[1].splitlines() if line.strip()}
+    assert {"train", "perplexity", "superglue", "engines", "report_page"} <= jobs
+    assert not jobs & {"corpus", "tokenizer", "tokens", "ttft", "tasks", "ngrams"}
+    kept = list((finished.folder / "results").glob("tiny/*/models/*/*/model.safetensors"))
+    assert len(kept) == 2
+
+
+def test_two_stages_by_hand_give_the_same_bytes(finished, tmp_path):
+    corpus = next((finished.folder / "results").glob("tiny/*/corpus"))
+    for name, arguments in {
+        "tokenizer.json": ["tokenizer", "--corpus", corpus, "--vocabulary", "512", "--out", tmp_path / "tokenizer.json"],
+        "tokens/train.bin": [
+            "tokenize", "--corpus", corpus, "--tokenizer", corpus.parent / "tokenizer.json", "--out", tmp_path / "tokens",
+        ],
+    }.items():
+        subprocess.run(["krakenlm", *map(str, arguments)], check=True, env=finished.environment(WANDB_MODE="disabled"))
+        assert (tmp_path / name).read_bytes() == (corpus.parent / name).read_bytes()
+
+
+def test_the_record_of_the_run_has_the_scale_and_the_versions(finished):
+    record = json.loads(next((finished.folder / "results").rglob("report-*.json")).read_text())
+    assert record["scale"] == "tiny"
+    assert record["versions"]["torch"].startswith("2.")

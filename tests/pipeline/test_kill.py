@@ -1,0 +1,110 @@
+"""kill -9 of a stage, of Snakemake alone and of both, in every stage; then a plain `snakemake` ends what was begun."""
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+STAGES = (
+    "corpus", "tokenizer", "tokenize", "train", "ngrams", "tasks", "perplexity", "superglue", "shard", "engines", "ttft",
+    "collect", "report",
+)  # fmt: skip
+TIMED_COLUMNS = {"ttft_ms_median", "ttft_ms_std", "tokens_per_second"}
+
+
+def stage_processes(folder: Path, stage: str) -> list[int]:
+    """Processes of `krakenlm <stage>` that were started in `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            here = (entry / "cwd").resolve() == folder
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended while we looked
+        if here and len(words) > 2 and words[1].endswith("/krakenlm") and words[2] == stage:
+            found.append(int(entry.name))
+    return found
+
+
+def kill(process: int) -> None:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def interrupt(checkout, stage: str, what: str) -> bool:
+    """Run until `stage` is at work, then kill -9 the stage, Snakemake, or both. False if it came to its end before."""
+    run = checkout.start()
+    while run.poll() is None:
+        processes = stage_processes(checkout.folder, stage)
+        if processes:
+            time.sleep(0.2)  # somewhere inside, not always at the first instruction
+            if what in ("snakemake", "both"):
+                kill(run.pid)
+            if what in ("stage", "both"):
+                for process in processes:
+                    kill(process)
+            run.wait()
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def untimed(path: Path) -> object:
+    """What a result file says besides timings."""
+    if path.suffix == ".csv":
+        with open(path, newline="") as file:
+            return [{k: v for k, v in row.items() if k not in TIMED_COLUMNS} for row in csv.DictReader(file)]
+    if path.name == "metrics.json":
+        return {key: value for key, value in json.loads(path.read_text()).items() if key != "timings"}
+    return path.read_bytes()
+
+
+def results(checkout) -> dict[str, object]:
+    root = checkout.folder / "results"
+    patterns = ("*.csv", "tiny/*/corpus/*", "tiny/*/tokens/*", "tiny/*/tokenizer.json", "tiny/*/evaluation/**/*.csv")
+    models = ("model.safetensors", "metrics.json", "config.json")
+    paths = [path for pattern in patterns for path in root.glob(pattern) if path.name != "ttft.csv"]
+    paths += [path for name in models for path in root.glob(f"tiny/*/models/*/*/{name}")]
+    paths += root.glob("tiny/*/engines/*/*/tp*/rank*.safetensors")
+    return {str(path.relative_to(root)): untimed(path) for path in paths if path.suffix != ".lock"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["stage", "snakemake", "both"])
+def test_after_kill_9_in_every_stage_a_plain_snakemake_completes_with_the_same_results(checkout, finished, what):
+    interrupted = [stage for stage in STAGES if interrupt(checkout, stage, what)]
+    assert set(interrupted) >= set(STAGES) - {"tasks", "ngrams"}, (checkout.folder / "snakemake.log").read_text()
+    run = checkout.miniature()
+    assert run.returncode == 0, run.stdout
+    assert results(checkout) == results(finished)
+    assert not list((checkout.folder / "results").rglob("*.part"))
+    assert "Nothing to be done" in checkout.miniature().stdout
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bits(checkout, finished):
+    run = checkout.miniature()
+    assert run.returncode == 0, run.stdout
+    assert results(checkout) == results(finished)
+
+
+@pytest.mark.slow
+def test_nothing_starts_while_a_timing_job_runs(checkout):
+    run = checkout.start()
+    seen = []
+    while run.poll() is None:
+        timing = sum(len(stage_processes(checkout.folder, stage)) for stage in ("ttft", "engines"))
+        others = sum(len(stage_processes(checkout.folder, s)) for s in STAGES if s not in ("ttft", "engines"))
+        seen.append((timing, others))
+        time.sleep(0.02)
+    assert run.returncode == 0, (checkout.folder / "snakemake.log").read_text()
+    assert any(timing for timing, _ in seen)
+    assert not [pair for pair in seen if pair[0] > 1 or (pair[0] and pair[1])]

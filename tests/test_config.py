@@ -1,0 +1,107 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from krakenlm import config
+from krakenlm.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+SCALES = ROOT / "config" / "scales"
+
+
+@pytest.fixture
+def tiny():
+    base = yaml.safe_load((SCALES / "tiny.yaml").read_text())
+    return config.merge(base, yaml.safe_load((ROOT / "config" / "config.yaml").read_text())) | {"scale": "tiny"}
+
+
+@pytest.mark.parametrize("scale", ["tiny", "single-gpu", "paper"])
+def test_every_scale_passes_the_checks(scale):
+    base = yaml.safe_load((SCALES / f"{scale}.yaml").read_text())
+    config.check(config.merge(base, yaml.safe_load((ROOT / "config" / "config.yaml").read_text())))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "scale"), [(0, "tiny"), (1, "single-gpu"), (3, "single-gpu"), (4, "paper"), (8, "paper")]
+)
+def test_auto_follows_the_number_of_gpus(gpus, scale):
+    assert config.resolve_scale("auto", gpus) == scale
+    assert config.resolve_scale("tiny", gpus) == "tiny"
+
+
+def test_a_later_place_wins_key_by_key_and_null_leaves_a_model_out():
+    base = {"training": {"steps": 1, "clip": 1.0}, "models": {"a": {"width": 1}, "b": {"width": 2}}}
+    merged = config.merge(base, {"training": {"steps": 2}, "models": {"a": None, "b": {"width": 3}}})
+    assert merged == {"training": {"steps": 2, "clip": 1.0}, "models": {"b": {"width": 3}}}
+
+
+def test_strings_of_the_command_line_become_what_was_typed():
+    typed = {"training": {"steps": "5", "learning_rate": "1e-3", "compile": "true"}, "seeds": ["0", "1"], "x": "y"}
+    assert config.read_scalars(typed) == {
+        "training": {"steps": 5, "learning_rate": 1e-3, "compile": True},
+        "seeds": [0, 1],
+        "x": "y",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"models": {"kraken-4way": {"n_head": 6}}}, r"models.kraken-4way.n_head: .*degree \(4\).*found 6"),
+        ({"models": {"standard": {"width": 130}}}, r"models.standard.width: .*found 130; the nearest is 128"),
+        ({"models": {"standard": {"degree": 2}}}, r"models.standard.degree: expected no degree"),
+        ({"training": {"micro_batch": 7}}, r"training.batch_sequences: expected a multiple.*nearest are 7 and 14"),
+        ({"training": {"warmup_steps": 10**6}}, r"training.warmup_steps: expected fewer than steps"),
+        ({"models": {"standard": {"training": {"stepz": 3}}}}, r"models.standard.training.stepz: unknown key"),
+        ({"models": {"standard": {"training": {"steps": "3"}}}}, r"models.standard.training.steps: expected int"),
+        ({"text": {"source": "files"}}, r"text.files: expected a value for text.source 'files'"),
+        ({"text": {"source": "files", "files": ["nowhere.txt"]}}, r"text.files\[0\]: expected a file, found none"),
+        ({"latency": {"tp": [3]}}, r"latency.sizes.width-512.n_head: expected a multiple of every latency.tp"),
+        ({"engines": {"prompt_tokens": 4096}}, r"engines: expected prompt_tokens \+ new_tokens within block_size"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(tiny, change, line):
+    tiny["training"] |= {"batch_sequences": 8, "micro_batch": 8}
+    with pytest.raises(InputError, match=line):
+        config.check(config.merge(tiny, change))
+
+
+def test_an_empty_file_is_named(tiny, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(InputError, match=r"text.files\[0\]: expected text, found the empty file"):
+        config.check(config.merge(tiny, {"text": {"source": "files", "files": [str(tmp_path / "empty.txt")]}}))
+
+
+def test_an_unknown_scale_names_the_known_ones():
+    with pytest.raises(InputError, match=r"scale: expected one of auto, paper, single-gpu, tiny; found 'huge'"):
+        config.scale_file("huge", SCALES)
+
+
+def test_whatever_determines_the_weights_changes_the_models_folder(tiny):
+    before = config.model_fingerprint(tiny, "kraken-2way")
+    for path, value in (
+        (("training", "steps"), 7),
+        (("text", "seed"), 5),
+        (("text", "vocabulary"), 600),
+        (("models", "kraken-2way", "width"), 8),
+        (("block_size",), 64),
+    ):
+        changed = copy.deepcopy(tiny)
+        section = changed
+        for key in path[:-1]:
+            section = section[key]
+        section[path[-1]] = value
+        assert config.model_fingerprint(changed, "kraken-2way") != before, path
+    tiny["training"]["log_every_steps"] += 1
+    tiny["text"]["files"] = ["not used by this source"]
+    assert config.model_fingerprint(tiny, "kraken-2way") == before
+
+
+def test_an_engine_takes_the_most_ranks_that_divide_its_splits(tiny):
+    tiny["engines"]["tp"] = 4
+    assert config.engine_tp(tiny, "kraken-2way") == 2
+    assert config.engine_tp(tiny, "kraken-4way") == 4
+    tiny["models"]["kraken-4way"] |= {"degree": 6, "n_head": 12}
+    assert config.engine_tp(tiny, "kraken-4way") == 3

@@ -1,0 +1,70 @@
+import errno
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from krakenlm import files
+from krakenlm.errors import InputError
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "value.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), files.writing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert files.read_json(path) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_killed_writers_leftover_goes_with_the_next_write(tmp_path):
+    (tmp_path / ".value.json.abc.999999999.part").write_text("half")
+    files.write_json(tmp_path / "value.json", {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+    with pytest.raises(InputError, match=r"value.json: no space left"), files.writing(tmp_path / "value.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_json_names_the_file(tmp_path):
+    (tmp_path / "value.json").write_text('{"a": ')
+    with pytest.raises(InputError, match=r"value.json: expected JSON"):
+        files.read_json(tmp_path / "value.json")
+
+
+def hold_for_a_while(path, log):
+    with files.hold(path, "first"):
+        log.write_text(log.read_text() + "in ")
+        time.sleep(0.5)
+        log.write_text(log.read_text() + "out ")
+
+
+def test_a_second_writer_waits_for_the_first(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("")
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=hold_for_a_while, args=(tmp_path / "value", log)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert log.read_text() == "in out in out "
+
+
+def test_a_claimed_folder_refuses_a_second_claim_and_says_whose_it_is(tmp_path):
+    lock = files.claim(tmp_path / ".lock", "snakemake")
+    with pytest.raises(InputError, match=f"process {os.getpid()}"):
+        files.claim(tmp_path / ".lock", "snakemake")
+    lock.close()
+    files.claim(tmp_path / ".lock", "snakemake").close()
+
+
+def test_held_locks_are_those_held_now(tmp_path):
+    with files.hold(tmp_path / "a" / "value", "train"):
+        assert len(files.held_locks(tmp_path)) == 1
+    assert files.held_locks(tmp_path) == []

@@ -1,0 +1,123 @@
+# Config merged, read and checked once; folders; the checks before the first job. No rules here.
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.common.configfile import load_configfile
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+from krakenlm import config as settings
+from krakenlm import plan
+from krakenlm.errors import InputError
+from krakenlm.files import claim, held_locks
+
+
+def find_scale(wanted):
+    """Name of the scale. `auto` is resolved once, by the process that the user started; its jobs inherit the answer."""
+    if wanted != "auto":
+        return wanted
+    if workflow.remote_exec or workflow.non_local_exec_or_dryrun and not workflow.dryrun:
+        raise InputError(
+            "scale: expected a name, found auto, which every node of a cluster would resolve anew; "
+            "add --config scale=paper (or single-gpu, tiny)"
+        )
+    return settings.auto_scale(main_process=workflow.is_main_process)
+
+
+def load_config():
+    """The configuration: the scale's file, over it config.yaml, over it --configfile, over it --config."""
+    given = settings.merge(config, settings.read_scalars(workflow.config_settings.config))
+    scale = find_scale(given.get("scale", "auto"))
+    directory = Path(workflow.basedir) / "config" / "scales"
+    merged = settings.merge(
+        load_configfile(settings.scale_file(scale, directory)), given
+    ) | {"scale": scale}
+    try:
+        validate(merged, "../schemas/config.schema.yaml")
+    except WorkflowError as error:
+        raise InputError(settings.describe_schema_error(error.__context__)) from None
+    settings.check(merged)
+    return merged
+
+
+def announce(text):
+    """Tell the person who started this; jobs parse this file too and stay silent."""
+    if workflow.is_main_process:
+        print(f"krakenlm: {text}", file=sys.stderr, flush=True)
+
+
+def before_first_job():
+    """What has to hold before anything runs: nobody else works here, the price is accepted, the devices are there."""
+    global results_lock
+    results_lock = claim("results/.lock", "snakemake")
+    for holder in held_locks("results"):
+        announce(f"{holder} is left from an earlier run; its stage waits for it here")
+    jobs = [(job.rule.name, dict(job.wildcards)) for job in workflow.dag.needrun_jobs()]
+    estimate = plan.estimate(CONFIG, jobs)
+    announce(plan.describe(estimate))
+    plan.refuse_over_budget(estimate, CONFIG, sys.argv)
+    if workflow.local_exec:
+        plan.refuse_missing_devices(CONFIG, jobs, settings.count_gpus())
+
+
+def model_folder(model, seed):
+    return f"{model}/seed{seed}-{settings.model_fingerprint(CONFIG, model)}"
+
+
+try:
+    CONFIG = load_config()
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+SCALE = CONFIG["scale"]
+# Everything that a result can depend on; the group of all runs of one reproduction on W&B.
+REPRODUCTION = settings.fingerprint(
+    {key: value for key, value in CONFIG.items() if key not in ("budget", "wandb")}
+)
+TEXT = settings.text_settings(CONFIG)
+CORPUS = settings.corpus_folder(CONFIG)
+ROOT = f"results/{CORPUS}"
+TASKS = f"results/{SCALE}/tasks-{settings.fingerprint(CONFIG['evaluation']['superglue'])}"
+LATENCY = f"{SCALE}/latency-{settings.fingerprint(CONFIG['latency'])}"
+SUPERGLUE = ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
+DATA = settings.data_label(TEXT)
+MODELS = [
+    model_folder(model, seed) for model in CONFIG["models"] for seed in CONFIG["seeds"]
+]
+ENGINES = [
+    f"{model_folder(model, seed)}/tp{settings.engine_tp(CONFIG, model)}"
+    for model in CONFIG["models"]
+    for seed in CONFIG["seeds"]
+]
+GPUS = settings.count_gpus()
+if workflow.local_exec and not workflow.dryrun and workflow.is_main_process:
+    # Set nowhere else: Snakemake silently cuts a job's request to it.
+    workflow.global_resources["gpu"] = GPUS
+# One line for every rule's shell: empty here, `srun` or `mpirun -n K` from a cluster's profile.
+LAUNCHER = ""
+
+
+wildcard_constraints:
+    seed=r"\d+",
+    tp=r"\d+",
+    hash="|".join(sorted({settings.model_fingerprint(CONFIG, model) for model in CONFIG["models"]})),
+
+
+os.environ.update(
+    settings.stage_environment(CONFIG, REPRODUCTION, local=workflow.local_exec)
+)
+announce(
+    f"scale {SCALE}, text {DATA}; another scale: --config scale=paper (or single-gpu, tiny)"
+)
+if workflow.is_main_process and workflow.dryrun:
+    announce(plan.describe(plan.estimate(CONFIG, plan.all_jobs(CONFIG))))
+
+
+onstart:
+    if workflow.is_main_process:
+        try:
+            before_first_job()
+        except InputError as error:
+            raise WorkflowError(str(error)) from None

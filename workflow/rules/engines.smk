@@ -1,0 +1,73 @@
+# Trained models in, shards for tensor parallelism out; each engine against its whole model.
+
+
+rule shard:
+    message:
+        "Shards of {wildcards.model}, seed {wildcards.seed}, for {wildcards.tp} ranks"
+    input:
+        config=rules.train.output.config,
+        weights=rules.train.output.weights,
+    output:
+        directory(f"{ROOT}/engines/{{model}}/seed{{seed}}-{{hash}}/tp{{tp}}"),
+    log:
+        f"{ROOT}/logs/shard-{{model}}-seed{{seed}}-{{hash}}-tp{{tp}}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+        model=subpath(input.weights, parent=True),
+    shell:
+        "{params.launcher} krakenlm shard {params.model:q} --tp {wildcards.tp} --out {output:q} > {log:q} 2>&1"
+
+
+# All trained models in one job, interleaved, alone on the machine.
+rule engines:
+    message:
+        "Engines: what each generates against its whole model, and its time to first token"
+    input:
+        models=expand(f"{ROOT}/models/{{model}}/config.json", model=MODELS),
+        weights=expand(f"{ROOT}/models/{{model}}/model.safetensors", model=MODELS),
+        shards=expand(f"{ROOT}/engines/{{engine}}", engine=ENGINES),
+        validation=rules.tokens.output.validation,
+        manifest=rules.tokens.output.manifest,
+    output:
+        f"{ROOT}/engines/engines-{settings.fingerprint([CONFIG['engines'], MODELS])}.csv",
+    log:
+        f"{ROOT}/logs/engines.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: workflow.cores or 1
+    resources:
+        timing=1,
+        gpu=GPUS,
+    params:
+        launcher=LAUNCHER,
+        root=subpath(input.manifest, ancestor=2),
+        engines=ENGINES,
+        settings=json.dumps(CONFIG["engines"]),
+        tokens=subpath(input.manifest, parent=True),
+        scale=SCALE,
+    shell:
+        "{params.launcher} krakenlm engines {params.engines:q} --root {params.root:q} --tokens {params.tokens:q}"
+        " --settings {params.settings:q} --scale {params.scale} --out {output:q} > {log:q} 2>&1"
+
+
+rule engines_table:
+    message:
+        "results/engines.csv"
+    input:
+        rules.engines.output,
+    output:
+        report(
+            "results/engines.csv",
+            caption="../report/engines.rst",
+            category="Results",
+        ),
+    log:
+        f"{ROOT}/logs/engines-table.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+    shell:
+        "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"

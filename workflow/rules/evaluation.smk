@@ -1,0 +1,153 @@
+# Trained models in, scores out.
+
+
+rule tasks:
+    message:
+        "SuperGLUE-format tasks about stories that no model has seen"
+    output:
+        expand(f"{TASKS}/{{task}}.jsonl", task=SUPERGLUE),
+    log:
+        f"{TASKS}/tasks.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+        seed=CONFIG["evaluation"]["superglue"].get("seed", 0),
+        examples=CONFIG["evaluation"]["superglue"].get("examples", 0),
+        out=subpath(output[0], parent=True),
+    shell:
+        "{params.launcher} krakenlm tasks --seed {params.seed} --examples {params.examples}"
+        " --out {params.out:q} > {log:q} 2>&1"
+
+
+rule perplexity:
+    message:
+        "Perplexity of {wildcards.model}, seed {wildcards.seed}"
+    input:
+        config=rules.train.output.config,
+        weights=rules.train.output.weights,
+        tokenizer=rules.train.output.tokenizer,
+        metrics=rules.train.output.metrics,
+        validation=rules.tokens.output.validation,
+        manifest=rules.tokens.output.manifest,
+    output:
+        f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/perplexity.csv",
+    log:
+        f"{ROOT}/logs/perplexity-{{model}}-seed{{seed}}-{{hash}}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: CONFIG["evaluation"]["threads"]
+    params:
+        launcher=LAUNCHER,
+        model=subpath(input.weights, parent=True),
+        tokens=subpath(input.manifest, parent=True),
+        scale=SCALE,
+        threads=CONFIG["evaluation"]["threads"],
+    shell:
+        "{params.launcher} krakenlm perplexity {params.model:q} --tokens {params.tokens:q}"
+        " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads}"
+        " --scale {params.scale} --out {output:q} > {log:q} 2>&1"
+
+
+rule ngrams:
+    message:
+        "Perplexity of unigram, bigram and Kneser-Ney 5-gram over the same tokens"
+    input:
+        train=rules.tokens.output.train,
+        validation=rules.tokens.output.validation,
+        manifest=rules.tokens.output.manifest,
+    output:
+        f"{ROOT}/evaluation/ngrams/perplexity.csv",
+    log:
+        f"{ROOT}/logs/ngrams.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+        tokens=subpath(input.manifest, parent=True),
+        scale=SCALE,
+    shell:
+        "{params.launcher} krakenlm ngrams --tokens {params.tokens:q} --scale {params.scale}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule superglue:
+    message:
+        "SuperGLUE of {wildcards.model}, seed {wildcards.seed}"
+    input:
+        config=rules.train.output.config,
+        weights=rules.train.output.weights,
+        tokenizer=rules.train.output.tokenizer,
+        metrics=rules.train.output.metrics,
+        tasks=(
+            rules.tasks.output
+            if CONFIG["evaluation"]["superglue"]["source"] == "embedded"
+            else []
+        ),
+    output:
+        f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/superglue-{settings.fingerprint(CONFIG['evaluation']['superglue'])}.csv",
+    log:
+        f"{ROOT}/logs/superglue-{{model}}-seed{{seed}}-{{hash}}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: CONFIG["evaluation"]["threads"]
+    params:
+        launcher=LAUNCHER,
+        model=subpath(input.weights, parent=True),
+        tasks=(
+            f"--tasks {TASKS}"
+            if CONFIG["evaluation"]["superglue"]["source"] == "embedded"
+            else ""
+        ),
+        scale=SCALE,
+        threads=CONFIG["evaluation"]["threads"],
+    shell:
+        "{params.launcher} krakenlm superglue {params.model:q} {params.tasks}"
+        " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads}"
+        " --scale {params.scale} --out {output:q} > {log:q} 2>&1"
+
+
+rule perplexity_table:
+    message:
+        "results/perplexity.csv"
+    input:
+        expand(f"{ROOT}/evaluation/{{model}}/perplexity.csv", model=MODELS),
+        rules.ngrams.output if CONFIG["evaluation"]["ngrams"] else [],
+    output:
+        report(
+            "results/perplexity.csv",
+            caption="../report/perplexity.rst",
+            category="Results",
+        ),
+    log:
+        f"{ROOT}/logs/perplexity-table.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+    shell:
+        "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule superglue_table:
+    message:
+        "results/superglue.csv"
+    input:
+        expand(
+            f"{ROOT}/evaluation/{{model}}/superglue-{settings.fingerprint(CONFIG['evaluation']['superglue'])}.csv",
+            model=MODELS,
+        ),
+    output:
+        report(
+            "results/superglue.csv",
+            caption="../report/superglue.rst",
+            category="Results",
+        ),
+    log:
+        f"{ROOT}/logs/superglue-table.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+    shell:
+        "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"

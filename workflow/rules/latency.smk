@@ -1,0 +1,53 @@
+# Shapes in, time to first token out. Random weights: nothing is trained for it.
+
+
+# One job holds every architecture of one size and number of ranks, interleaved, alone on the machine.
+rule ttft:
+    message:
+        "Time to first token: {wildcards.size}, {wildcards.tp} rank(s), every architecture, alone on the machine"
+    output:
+        f"results/{LATENCY}/{{size}}-tp{{tp}}.csv",
+    log:
+        f"results/{LATENCY}/logs/{{size}}-tp{{tp}}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: workflow.cores or 1
+    resources:
+        timing=1,
+        gpu=GPUS,
+    params:
+        launcher=LAUNCHER,
+        shape=lambda wildcards: json.dumps(CONFIG["latency"]["sizes"][wildcards.size]),
+        settings=json.dumps(
+            {key: value for key, value in CONFIG["latency"].items() if key not in ("sizes", "tp")}
+        ),
+        scale=SCALE,
+    shell:
+        "{params.launcher} krakenlm ttft {wildcards.size} --shape {params.shape:q} --tp {wildcards.tp}"
+        " --settings {params.settings:q} --scale {params.scale}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule ttft_table:
+    message:
+        "results/ttft.csv"
+    input:
+        expand(
+            f"results/{LATENCY}/{{size}}-tp{{tp}}.csv",
+            size=CONFIG["latency"]["sizes"],
+            tp=CONFIG["latency"]["tp"],
+        ),
+    output:
+        report(
+            "results/ttft.csv",
+            caption="../report/ttft.rst",
+            category="Results",
+        ),
+    log:
+        f"results/{LATENCY}/logs/table.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+    shell:
+        "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"

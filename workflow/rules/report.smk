@@ -1,0 +1,32 @@
+# Result files in, one page out.
+
+
+rule report_page:
+    message:
+        "results/report.html"
+    input:
+        perplexity=rules.perplexity_table.output,
+        superglue=rules.superglue_table.output,
+        engines=rules.engines_table.output,
+        ttft=rules.ttft_table.output,
+        corpus=rules.corpus.output.description,
+        manifest=rules.tokens.output.manifest,
+        metrics=expand(f"{ROOT}/models/{{model}}/metrics.json", model=MODELS),
+    output:
+        report(
+            "results/report.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
+    log:
+        f"{ROOT}/logs/report.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+        config=json.dumps({key: CONFIG[key] for key in CONFIG if key not in ("budget", "wandb")}),
+        run=f"{CORPUS}/report-{REPRODUCTION}.json",
+    shell:
+        "{params.launcher} krakenlm report --perplexity {input.perplexity:q} --superglue {input.superglue:q}"
+        " --engines {input.engines:q} --ttft {input.ttft:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
+        " --config {params.config:q} --run {params.run:q} --out {output:q} {input.metrics:q} > {log:q} 2>&1"

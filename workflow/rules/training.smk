@@ -1,0 +1,42 @@
+# Tokens in, trained models out. Checkpoints live in the model's folder and are never declared: Snakemake deletes the
+# outputs of a failed job, and a run of days would go with them.
+
+
+rule train:
+    message:
+        "Training {wildcards.model}, seed {wildcards.seed}: {params.steps} steps"
+    input:
+        train=rules.tokens.output.train,
+        validation=rules.tokens.output.validation,
+        manifest=rules.tokens.output.manifest,
+        tokenizer=rules.tokenizer.output,
+    output:
+        config=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/config.json",
+        weights=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/model.safetensors",
+        tokenizer=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/tokenizer.json",
+        metrics=report(
+            f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/metrics.json",
+            caption="../report/training.rst",
+            category="Training",
+            labels={"model": "{model}", "seed": "{seed}"},
+        ),
+    log:
+        f"{ROOT}/logs/train-{{model}}-seed{{seed}}-{{hash}}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: lambda wildcards: settings.recipe(CONFIG, wildcards.model)["threads"]
+    resources:
+        gpu=lambda wildcards: settings.recipe(CONFIG, wildcards.model)["gpus"],
+    params:
+        launcher=LAUNCHER,
+        steps=lambda wildcards: settings.recipe(CONFIG, wildcards.model)["steps"],
+        tokens=subpath(input.manifest, parent=True),
+        architecture=lambda wildcards: json.dumps(
+            settings.architecture(CONFIG, wildcards.model)
+        ),
+        recipe=lambda wildcards: json.dumps(settings.recipe(CONFIG, wildcards.model)),
+        out=subpath(output.config, parent=True),
+    shell:
+        "{params.launcher} krakenlm train --tokens {params.tokens:q} --tokenizer {input.tokenizer:q}"
+        " --model {params.architecture:q} --recipe {params.recipe:q} --seed {wildcards.seed}"
+        " --identity {wildcards.hash} --name {wildcards.model:q} --out {params.out:q} > {log:q} 2>&1"
