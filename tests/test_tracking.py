@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 
 from krakenlm import tracking
 from krakenlm.tracking import STEP, start_run
@@ -17,6 +18,9 @@ def no_login(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield
+    # W&B reads its environment once per process.
+    wandb.teardown()
 
 
 def open_run(directory, **changes):
@@ -32,8 +36,8 @@ def open_run(directory, **changes):
 def inspect(directory, *flags):
     """What wandb's own reader says about the one run folder in `directory`."""
     (folder,) = (directory / "wandb").glob("offline-run-*")
-    wandb = Path(sys.executable).parent / "wandb"
-    out = subprocess.run([wandb, "leet", "inspect", *flags, "--json", folder], capture_output=True, check=True)
+    reader = Path(sys.executable).parent / "wandb"
+    out = subprocess.run([reader, "leet", "inspect", *flags, "--json", folder], capture_output=True, check=True)
     return out.stdout.decode()
 
 

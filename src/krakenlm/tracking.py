@@ -48,11 +48,6 @@ def start_run(
         return run
     if mode == "disabled":
         return run
-    if mode == "online" and not has_key():
-        run.warn("start", "no key for mode online (WANDB_API_KEY or `wandb login`); going on offline")
-        mode = "offline"
-    if mode == "auto":
-        mode = "online" if has_key() else "offline"
     # A path is worth its text; so is anything else that JSON does not know.
     config = json.loads(json.dumps(dict(parameters), default=str))
     options = {
@@ -78,9 +73,17 @@ class Run:
 
     def open(self, options: dict, mode: str, system_metrics: bool) -> None:
         """Start the run; offline where online fails, not at all where that fails too."""
-        self.attempt("start", lambda: self.init(options, mode, system_metrics))
-        if self.wandb_run is None and mode == "online":
-            self.attempt("start offline instead", lambda: self.init_afresh(options, system_metrics))
+        if not self.attempt("start", set_up):
+            return
+        online = mode != "offline" and has_key()
+        if mode == "online" and not online:
+            self.warn("start online", "no key (WANDB_API_KEY or `wandb login`); going on offline")
+        if online:
+            if self.attempt("start online", lambda: self.init(options, "online", system_metrics), "offline"):
+                return
+            # W&B's own process still has the run's id from the attempt that failed.
+            self.attempt("start", tear_down)
+        self.attempt("start", lambda: self.init(options, "offline", system_metrics))
 
     def init(self, options: dict, mode: str, system_metrics: bool) -> None:
         import wandb
@@ -104,13 +107,6 @@ class Run:
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         self.wandb_run = run
-
-    def init_afresh(self, options: dict, system_metrics: bool) -> None:
-        import wandb
-
-        # W&B's own process still has the run's id from the attempt that failed.
-        wandb.teardown()
-        self.init(options, "offline", system_metrics)
 
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log values that have one x, `step`."""
@@ -150,11 +146,11 @@ class Run:
         if self.wandb_run is not None and not self.attempt(what, lambda: action(self.wandb_run)):
             self.wandb_run = None
 
-    def attempt(self, what: str, action: Callable[[], None]) -> bool:
+    def attempt(self, what: str, action: Callable[[], None], otherwise: str = "without") -> bool:
         try:
             action()
         except Exception as error:  # whatever W&B raises, the stage goes on
-            self.warn(what, f"{type(error).__name__}: {error}; going on without")
+            self.warn(what, f"{type(error).__name__}: {error}; going on {otherwise}")
             return False
         return True
 
@@ -179,15 +175,34 @@ def make_lightning_logger(run: Run) -> Any:
     return SafeWandbLogger(experiment=run.wandb_run, project=run.wandb_run.project)
 
 
+def set_up() -> None:
+    """Import W&B and start its process; quiet from here on, the reading of keys included."""
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))
+
+
+def tear_down() -> None:
+    import wandb
+
+    wandb.teardown()
+    set_up()
+
+
 def has_key() -> bool:
     """Whether W&B's server would know us: WANDB_API_KEY, or a login in netrc."""
+    import wandb
+
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    hosts = [urllib.parse.urlparse(wandb.setup().settings.base_url).hostname]
+    if not os.environ.get("WANDB_BASE_URL"):
+        hosts.append("api.wandb.ai")  # where logins were kept before the default server moved
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+        logins = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
+    return any(logins.authenticators(host or "") for host in hosts)
 
 
 def is_first_process() -> bool:

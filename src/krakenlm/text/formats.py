@@ -1,12 +1,11 @@
 """The eight SuperGLUE formats, asked about the embedded world's stories.
 
-Each format is a function `(draws, couple, label) -> rows`: a story about a couple and the questions asked about it,
-one row each, in the schema of lm-eval's SuperGLUE tasks. The first row's label is `label` where given, else drawn.
-Each format also has the text that a row becomes: what it shares with the other rows of its story, its question, its
-answers, as lm-eval words them (lm_eval/tasks/super_glue), so that a document reads like the prompts.
+Each format makes rows: a story about a couple and a question about it, in the schema of lm-eval's SuperGLUE tasks. And
+it knows the text that a row becomes, worded as lm-eval words it (lm_eval/tasks/super_glue), so that a document reads
+like a prompt with its right answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from krakenlm.text.world import (
@@ -16,9 +15,11 @@ from krakenlm.text.world import (
     DEEDS,
     DOGS,
     DOGS_DO,
+    GAINS,
     HEARD_OF_TOWNS,
     KIND_OF,
     KINDS,
+    LOSSES,
     PLACES,
     PRONOUN,
     REASONS,
@@ -29,118 +30,92 @@ from krakenlm.text.world import (
 )
 
 Couple = tuple[str, str]
-Rows = list[dict]
 
 
 @dataclass(frozen=True)
 class Format:
-    """One of the eight: how rows are made and how they read.
+    """One of the eight: how a row is made and how it reads.
 
-    rows(draws, couple, label) -> rows of one story; labels: how many there are; text(row) -> (story, question,
-    answers, index of the right answer), which joined are a prompt and its completions.
+    row(draws, couple, label) -> a row with that label, or with a drawn one where `label` is None; labels: how many
+    there are; weight: share of documents, relative to the other formats'; text(row) -> (prompt, its possible
+    completions, index of the right one).
     """
 
-    rows: Callable[[Draws, Couple, int | None], Rows]
+    row: Callable[[Draws, Couple, int | None], dict]
+    text: Callable[[dict], tuple[str, list[str], int]]
     labels: int
-    text: Callable[[dict], tuple[str, str, list[str], int]]
+    weight: int
 
 
 def label_or_draw(draws: Draws, label: int | None, labels: int) -> int:
     return draws.one(range(labels)) if label is None else label
 
 
-def tell(draws: Draws, couple: Couple) -> tuple[str, str, list[tuple[str, str, str, str]]]:
-    """A story: (text, place, [(who, past tense, base form, thing) of either])."""
-    place = draws.one(PLACES)
-    deeds, things = [], []
-    for who in couple:
-        past, base = draws.one(DEEDS)
-        thing = draws.other(THINGS, *things)
-        things.append(thing)
-        deeds.append((who, past, base, thing))
-    sentences = [f"{couple[0]} and {couple[1]} went to the {place}."]
-    sentences += [f"{who} {past} a {thing}." for who, past, _, thing in deeds]
-    before, after = draws.one(CAUSES)
-    sentences.append(f"They {before}, so they {after}.")
-    return " ".join(sentences), place, deeds
+def trade(draws: Draws, couple: Couple, label: int | None, statements: Sequence[Sequence[str]]) -> tuple[str, str, int]:
+    """Somebody trades a thing, and something is said to be had: (the deed, what, whether that is so).
+
+    `statements` groups what may be said: said is the member of one group that fits the thing, or does not.
+    """
+    who, other = couple
+    truth = label_or_draw(draws, label, 2)
+    thing = draws.one(THINGS)
+    # Somebody who has it not has mostly parted with it, else got another thing.
+    gains = bool(truth) or draws.weighted({True: 1, False: 3})
+    verb, preposition = draws.one(GAINS if gains else LOSSES)
+    group = draws.one(statements)
+    fits = [said for said in group if said in (thing, KIND_OF[thing])]
+    said = draws.other(group, *fits) if gains and not truth else fits[0]
+    return f"{who} {verb} a {thing} {preposition} {other}", said, truth
 
 
-def wrong_thing(draws: Draws, right: str, others: str) -> str:
-    """Mostly a thing the story never names; one time in four the other person's, which is harder to tell."""
-    return others if draws.chance(1, 4) else draws.other(THINGS, right, others)
+def boolq_row(draws: Draws, couple: Couple, label: int | None) -> dict:
+    deed, asked, truth = trade(draws, couple, label, [THINGS])
+    passage = f"{couple[0]} and {couple[1]} met at the {draws.one(PLACES)}. {deed}."
+    return {"question": f"does {couple[0]} have a {asked}", "passage": passage, "label": truth}
 
 
-def boolq_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
-    passage, place, deeds = tell(draws, couple)
-    rows = []
-    for (who, _, base, thing), (*_, others) in zip(deeds, reversed(deeds), strict=True):
-        truth = label_or_draw(draws, label if not rows else None, 2)
-        asked = thing if truth else wrong_thing(draws, thing, others)
-        rows.append({"question": f"did {who} {base} a {asked}", "passage": passage, "label": truth})
-    truth = label_or_draw(draws, None, 2)
-    asked = place if truth else draws.other(PLACES, place)
-    rows.append({"question": f"did they go to the {asked}", "passage": passage, "label": truth})
-    return rows
+def boolq_text(row: dict) -> tuple[str, list[str], int]:
+    return f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:", [" no", " yes"], row["label"]
 
 
-def boolq_text(row: dict) -> tuple[str, str, list[str], int]:
-    return row["passage"], f"\nQuestion: {row['question']}?\nAnswer:", [" no", " yes"], row["label"]
+def multirc_row(draws: Draws, couple: Couple, label: int | None) -> dict:
+    deed, asked, truth = trade(draws, couple, label, [THINGS])
+    paragraph = f"{couple[0]} and {couple[1]} met at the {draws.one(PLACES)}. {deed}."
+    question = f"What does {couple[0]} have?"
+    return {"paragraph": paragraph, "question": question, "answer": f"a {asked}", "label": truth}
 
 
-def multirc_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
-    paragraph, place, deeds = tell(draws, couple)
-    rows = []
-    for (who, _, base, thing), (*_, others) in zip(deeds, reversed(deeds), strict=True):
-        truth = label_or_draw(draws, label if not rows else None, 2)
-        answer = f"a {thing if truth else wrong_thing(draws, thing, others)}"
-        rows.append({"paragraph": paragraph, "question": f"What did {who} {base}?", "answer": answer, "label": truth})
-    truth = label_or_draw(draws, None, 2)
-    answer = f"the {place if truth else draws.other(PLACES, place)}"
-    rows.append({"paragraph": paragraph, "question": "Where did they go?", "answer": answer, "label": truth})
-    return rows
-
-
-def multirc_text(row: dict) -> tuple[str, str, list[str], int]:
+def multirc_text(row: dict) -> tuple[str, list[str], int]:
     answers = [f" {row['answer']}\nIs the answer correct? {word}" for word in ("no", "yes")]
-    return row["paragraph"], f"\nQuestion: {row['question']}\nAnswer:", answers, row["label"]
+    return f"{row['paragraph']}\nQuestion: {row['question']}\nAnswer:", answers, row["label"]
 
 
-def cb_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
+def cb_row(draws: Draws, couple: Couple, label: int | None) -> dict:
     who, other = couple
     truth = label_or_draw(draws, label, 3)
-    past, _ = draws.one(DEEDS)
+    past = draws.one(DEEDS)
     thing = draws.one(THINGS)
-    # Of what is not known, a quarter is a certain statement about something else.
-    aside = truth == 2 and draws.chance(1, 4)
-    verb = draws.one(ATTITUDES[0 if aside else truth])
+    verb = draws.one(ATTITUDES[truth])
     premise = f"{who} {verb} that {other} {past} a {thing} at the {draws.one(PLACES)}."
-    asked = draws.other(THINGS, thing) if aside else thing
-    return [{"premise": premise, "hypothesis": f"{other} {past} a {asked}", "label": truth}]
+    return {"premise": premise, "hypothesis": f"{other} {past} a {thing}", "label": truth}
 
 
-def cb_text(row: dict) -> tuple[str, str, list[str], int]:
-    question = f"\nQuestion: {row['hypothesis']}. True, False, or Neither?\nAnswer:"
-    return row["premise"], question, [" True", " False", " Neither"], row["label"]
+def cb_text(row: dict) -> tuple[str, list[str], int]:
+    prompt = f"{row['premise']}\nQuestion: {row['hypothesis']}. True, False, or Neither?\nAnswer:"
+    return prompt, [" True", " False", " Neither"], row["label"]
 
 
-def rte_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
-    giver, taker = couple
-    label = label_or_draw(draws, label, 2)
-    thing = draws.one(THINGS)
-    premise = f"{giver} gave {taker} a {thing} at the {draws.one(PLACES)}."
-    if draws.chance(1, 2):
-        asked = KIND_OF[thing] if label == 0 else draws.other(tuple(KINDS), KIND_OF[thing])
-    else:
-        asked = thing if label == 0 else draws.other(THINGS, thing)
-    return [{"premise": premise, "hypothesis": f"{taker} got a {asked}.", "label": label}]
+def rte_row(draws: Draws, couple: Couple, label: int | None) -> dict:
+    deed, asked, truth = trade(draws, couple, None if label is None else 1 - label, [THINGS, tuple(KINDS)])
+    premise = f"{deed} at the {draws.one(PLACES)}."
+    return {"premise": premise, "hypothesis": f"{couple[0]} has a {asked}.", "label": 1 - truth}
 
 
-def rte_text(row: dict) -> tuple[str, str, list[str], int]:
-    question = f"\nQuestion: {row['hypothesis']} True or False?\nAnswer:"
-    return row["premise"], question, [" True", " False"], row["label"]
+def rte_text(row: dict) -> tuple[str, list[str], int]:
+    return f"{row['premise']}\nQuestion: {row['hypothesis']} True or False?\nAnswer:", [" True", " False"], row["label"]
 
 
-def copa_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
+def copa_row(draws: Draws, couple: Couple, label: int | None) -> dict:
     question = draws.one(("cause", "effect"))
     pair = draws.one(CAUSES)
     said, asked = (1, 0) if question == "cause" else (0, 1)
@@ -149,27 +124,27 @@ def copa_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
     wrong = pair if label is None else draws.other(CAUSES, pair)
     choices = [f"They {pair[asked]}.", f"They {wrong[asked]}."]
     label = label or 0
-    return [
-        {
-            "premise": premise,
-            "choice1": choices[label],
-            "choice2": choices[1 - label],
-            "question": question,
-            "label": label,
-        }
-    ]
+    return {
+        "premise": premise,
+        "choice1": choices[label],
+        "choice2": choices[1 - label],
+        "question": question,
+        "label": label,
+    }
 
 
-def copa_text(row: dict) -> tuple[str, str, list[str], int]:
+def copa_text(row: dict) -> tuple[str, list[str], int]:
     connector = {"cause": " because", "effect": " therefore"}[row["question"]]
-    choices = [f" {choice[0].lower()}{choice[1:]}" for choice in (row["choice1"], row["choice2"])]
-    return row["premise"].strip()[:-1], connector, choices, row["label"]
+    # Two blanks: lm-eval's choices bring one, and it puts one before every choice. ReCoRD's bring two.
+    choices = [f"  {choice[0].lower()}{choice[1:]}" for choice in (row["choice1"], row["choice2"])]
+    return row["premise"][:-1] + connector, choices, row["label"]
 
 
-def wic_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
+def wic_row(draws: Draws, couple: Couple, label: int | None) -> dict:
     label = label_or_draw(draws, label, 2)
     word = draws.one(TWO_SENSES)
-    sense = draws.one((0, 1))
+    # Mostly the first sentence is about the living one, so that the second alone says something.
+    sense = draws.weighted({0: 3, 1: 1})
     sentences = []
     for who, company in zip(couple, (COMPANY[sense], COMPANY[sense if label else 1 - sense]), strict=True):
         verbs, places = company
@@ -178,75 +153,77 @@ def wic_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
     for number, sentence in enumerate(sentences, start=1):
         start = sentence.index(f" {word} ") + 1
         spans |= {f"start{number}": start, f"end{number}": start + len(word)}
-    return [{"word": word, "sentence1": sentences[0], "sentence2": sentences[1], **spans, "label": label}]
+    return {"word": word, "sentence1": sentences[0], "sentence2": sentences[1], **spans, "label": label}
 
 
-def wic_text(row: dict) -> tuple[str, str, list[str], int]:
+def wic_text(row: dict) -> tuple[str, list[str], int]:
     story = f"Sentence 1: {row['sentence1']}\nSentence 2: {row['sentence2']}"
     word = row["sentence1"][row["start1"] : row["end1"]]
     question = f"\nQuestion: Is the word '{word}' used in the same way in the two sentences above?\nAnswer:"
-    return story, question, [" no", " yes"], row["label"]
+    return story + question, [" no", " yes"], row["label"]
 
 
-def wsc_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
+def wsc_row(draws: Draws, couple: Couple, label: int | None) -> dict:
     verb, reason = draws.one(REASONS)
-    meant = draws.one(couple)
-    other = couple[1] if meant == couple[0] else couple[0]
+    # Mostly the woman is meant, so that the name asked about says something even to a small model.
+    meant = draws.weighted({name: 4 if PRONOUN[name] == "she" else 1 for name in couple})
     text = f"{couple[0]} {verb} {couple[1]} because {PRONOUN[meant]} {reason} a {draws.one(THINGS)}."
-    first = label_or_draw(draws, label, 2)
-    rows = []
-    for truth in (first, 1 - first):
-        noun = meant if truth else other
-        spans = {
-            "span1_index": 2 * couple.index(noun),
-            "span1_text": noun,
-            "span2_index": 4,
-            "span2_text": PRONOUN[meant],
-        }
-        rows.append({"text": text, **spans, "label": truth})
-    return rows
+    truth = label_or_draw(draws, label, 2)
+    noun = meant if truth else draws.other(couple, meant)
+    spans = {
+        "span1_index": 2 * couple.index(noun),
+        "span1_text": noun,
+        "span2_index": 4,
+        "span2_text": PRONOUN[meant],
+    }
+    return {"text": text, **spans, "label": truth}
 
 
-def wsc_text(row: dict) -> tuple[str, str, list[str], int]:
+def wsc_text(row: dict) -> tuple[str, list[str], int]:
     words, pronoun = row["text"].split(" "), row["span2_text"]
     words[row["span2_index"]] = f"*{pronoun}*"
     question = f'\nQuestion: In the passage above, does the pronoun "*{pronoun}*" refer to "*{row["span1_text"]}*"?'
-    return f"Passage: {' '.join(words)}", f"{question}\nAnswer:", [" no", " yes"], row["label"]
+    return f"Passage: {' '.join(words)}{question}\nAnswer:", [" no", " yes"], row["label"]
 
 
-def record_rows(draws: Draws, couple: Couple, label: int | None = None) -> Rows:
+def record_row(draws: Draws, couple: Couple, label: int | None) -> dict:
     town, dog = draws.one(TOWNS), draws.one(DOGS)
     deeds, things = [], []
     for who in couple:
-        past, _ = draws.one(DEEDS)
+        past = draws.one(DEEDS)
         thing = draws.other(THINGS, *things)
         things.append(thing)
         deeds.append(f"{who} {past} a {thing}")
     story = f"{couple[0]} and {couple[1]} came to {town} with the dog {dog}. {deeds[0]}. {deeds[1]}."
     entities = [*couple, town, dog]
-    facts = [*deeds, f"{draws.one(HEARD_OF_TOWNS)} {town}", f"{dog} {draws.one(DOGS_DO)}"]
     label = label_or_draw(draws, label, 4)
     told = draws.other(range(4), label)
-    query = facts[label].replace(entities[label], "@placeholder") + "."
-    passage = f"{story}\n@highlight\n{facts[told]}"
-    return [{"passage": passage, "query": query, "entities": entities, "answers": [entities[label]]}]
+    # Only of the two entities that are spoken of: what a text does not show must not be drawn for it.
+    facts = []
+    for about in (told, label):
+        town_fact = f"{draws.one(HEARD_OF_TOWNS)} {town}" if about == 2 else ""
+        dog_fact = f"{dog} {draws.one(DOGS_DO)}" if about == 3 else ""
+        facts.append((*deeds, town_fact, dog_fact)[about])
+    passage = f"{story}\n@highlight\n{facts[0]}"
+    query = facts[1].replace(entities[label], "@placeholder") + "."
+    return {"passage": passage, "query": query, "entities": entities, "answers": [entities[label]]}
 
 
-def record_text(row: dict) -> tuple[str, str, list[str], int]:
+def record_text(row: dict) -> tuple[str, list[str], int]:
     story, *highlights = row["passage"].split("\n@highlight\n")
     story += "\n\n" + "".join(f"  - {highlight}.\n" for highlight in highlights)
     entities = sorted(set(row["entities"]))
-    choices = [f"  - {row['query'].replace('@placeholder', entity)}" for entity in entities]
-    return story, "", choices, entities.index(row["answers"][0])
+    choices = [f"   - {row['query'].replace('@placeholder', entity)}" for entity in entities]
+    return story, choices, entities.index(row["answers"][0])
 
 
 FORMATS = {
-    "boolq": Format(boolq_rows, 2, boolq_text),
-    "cb": Format(cb_rows, 3, cb_text),
-    "copa": Format(copa_rows, 2, copa_text),
-    "multirc": Format(multirc_rows, 2, multirc_text),
-    "record": Format(record_rows, 4, record_text),
-    "rte": Format(rte_rows, 2, rte_text),
-    "wic": Format(wic_rows, 2, wic_text),
-    "wsc": Format(wsc_rows, 2, wsc_text),
+    "boolq": Format(boolq_row, boolq_text, labels=2, weight=1),
+    "cb": Format(cb_row, cb_text, labels=3, weight=1),
+    "copa": Format(copa_row, copa_text, labels=2, weight=2),
+    "multirc": Format(multirc_row, multirc_text, labels=2, weight=1),
+    "record": Format(record_row, record_text, labels=4, weight=1),
+    "rte": Format(rte_row, rte_text, labels=2, weight=1),
+    "wic": Format(wic_row, wic_text, labels=2, weight=2),
+    "wsc": Format(wsc_row, wsc_text, labels=2, weight=3),
 }

@@ -2,14 +2,14 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 MEN = ("Tom", "Ben", "Sam", "Max", "Leo", "Jim", "Dan", "Bob")
 WOMEN = ("Ann", "Eva", "Mia", "Sue", "Kim", "Amy", "Joy", "Zoe")
-PRONOUN = {name: "he" for name in MEN} | {name: "she" for name in WOMEN}
+PRONOUN = dict.fromkeys(MEN, "he") | dict.fromkeys(WOMEN, "she")
 TOWNS = ("Rome", "Oslo", "Lima", "Bern", "Kiel", "Bonn")
 DOGS = ("Rex", "Spot", "Dash", "Fido", "Jet", "Wolf")
 # What highlights say of towns and dogs, whatever happens in the story.
@@ -31,8 +31,10 @@ KINDS = {
 KIND_OF = {thing: kind for kind, things in KINDS.items() for thing in things}
 THINGS = tuple(KIND_OF)
 
-# Past tense and base form of what people do with things.
-DEEDS = (("bought", "buy"), ("found", "find"), ("lost", "lose"), ("sold", "sell"), ("hid", "hide"), ("took", "take"))
+# What one does with a thing and another: afterwards one has it, or has it no more.
+GAINS = (("bought", "from"), ("took", "from"), ("got", "from"), ("won", "from"))
+LOSSES = (("sold", "to"), ("gave", "to"), ("lent", "to"), ("lost", "to"))
+DEEDS = ("saw", "drew", "found", "hid")
 
 # What comes first and what follows from it, in a world without exceptions.
 CAUSES = (
@@ -44,32 +46,20 @@ CAUSES = (
     ("were dirty", "washed with soap"),
     ("were late", "missed the train"),
     ("were sick", "called a doctor"),
-    ("were sad", "cried all night"),
     ("were bored", "played a game"),
-    ("were poor", "looked for work"),
     ("heard a joke", "laughed out loud"),
     ("saw a snake", "ran away"),
     ("won a prize", "gave a party"),
-    ("broke the window", "said sorry"),
-    ("lost the key", "stayed outside"),
-    ("stood in the rain", "got wet"),
-    ("told a lie", "felt bad"),
-    ("learned a song", "sang in the street"),
-    ("saved money", "became rich"),
 )
 
 # What an embedding verb says about the statement it embeds: it holds, it does not, nothing follows.
-ATTITUDES = (
-    ("knows", "sees", "proves", "remembers"),
-    ("pretends", "imagines", "dreams", "wrongly says"),
-    ("hopes", "guesses", "thinks", "fears"),
-)
+ATTITUDES = (("knows", "sees", "proves"), ("pretends", "dreams", "imagines"), ("hopes", "guesses", "thinks"))
 
 # Words with a living sense and a made one, and the company that either sense keeps.
 TWO_SENSES = ("bat", "crane", "mouse", "seal", "bug", "mole", "fly", "palm")
 COMPANY = (
-    (("fed", "watched", "heard", "followed"), ("river", "forest", "lake", "meadow")),
-    (("fixed", "ordered", "painted", "carried"), ("shop", "office", "factory", "dock")),
+    (("fed", "heard"), ("river", "forest")),
+    (("fixed", "ordered"), ("shop", "office")),
 )
 
 # Why somebody did something to somebody: the verb, then the reason's subject is whom the pronoun means.
@@ -99,12 +89,13 @@ class Draws:
         self._possible *= len(items)
         return items[self._random.randrange(len(items))]
 
-    def chance(self, favourable: int, possible: int) -> bool:
-        """True `favourable` times out of `possible`."""
-        happened = self._random.randrange(possible) < favourable
-        self._favourable *= favourable if happened else possible - favourable
-        self._possible *= possible
-        return happened
+    def weighted(self, weights: Mapping[Item, int]) -> Item:
+        """One of the keys, each as likely as its weight says."""
+        tickets = [item for item, weight in weights.items() for _ in range(weight)]
+        chosen = tickets[self._random.randrange(len(tickets))]
+        self._favourable *= weights[chosen]
+        self._possible *= len(tickets)
+        return chosen
 
     def other(self, items: Sequence[Item], *taken: Item) -> Item:
         """One of `items` that is not among `taken`."""
@@ -124,9 +115,6 @@ def couples(held_out: bool) -> list[tuple[str, str]]:
     story can be one that a model was trained on. Everyone belongs to couples of both sorts.
     """
     chosen = [
-        (man, woman)
-        for i, man in enumerate(MEN)
-        for j, woman in enumerate(WOMEN)
-        if ((i + j) % 4 == 0) == held_out
+        (man, woman) for i, man in enumerate(MEN) for j, woman in enumerate(WOMEN) if ((i + j) % 4 == 0) == held_out
     ]
     return chosen + [(woman, man) for man, woman in chosen]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from krakenlm.models.blocks import decays
 from krakenlm.training.recipe import Recipe
 from krakenlm.training.windows import gather, validation_starts
 
@@ -21,7 +22,7 @@ def adamw(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW that decays matrices and leaves LayerNorm weights and biases alone, as the architecture says."""
     decay, no_decay = [], []
     for name, parameter in network.named_parameters():
-        (decay if decays(name, parameter) else no_decay).append(parameter)
+        (decay if decays(name) else no_decay).append(parameter)
     groups = [
         {"params": decay, "weight_decay": recipe.weight_decay},
         {"params": no_decay, "weight_decay": 0.0},

@@ -1,0 +1,1 @@
+"""Models run over ranks: collectives, shards on disk, KV cache, generation."""

@@ -1,0 +1,86 @@
+"""What is said of repeated timings, and of the machine that they were taken on."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+RESAMPLES = 2000
+# A row whose second half of runs is slower or faster than its first by more than this share has drifted.
+DRIFT = 0.10
+
+
+def summarise(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Median, mean, 95th percentile, standard deviation, the bootstrap's 95% interval of the median, and drift."""
+    times = np.asarray(milliseconds)
+    low, high = bootstrap_interval([times], lambda medians: medians[0])
+    half = len(times) // 2
+    drift = float(np.median(times[half:]) / np.median(times[:half]) - 1) if half else 0.0
+    return {
+        "ttft_ms_median": float(np.median(times)),
+        "ttft_ms_mean": float(times.mean()),
+        "ttft_ms_p95": float(np.percentile(times, 95)),
+        "ttft_ms_std": float(times.std(ddof=1)) if len(times) > 1 else 0.0,
+        "ci_low": low,
+        "ci_high": high,
+        "drift": drift,
+        "drifted": abs(drift) > DRIFT,
+    }
+
+
+def speedup(baseline: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+    """(ratio of medians, its 95% interval): how many times faster `other` is. Runs are paired by being interleaved."""
+    pair = [np.asarray(baseline), np.asarray(other)]
+    low, high = bootstrap_interval(pair, lambda medians: medians[0] / medians[1])
+    return float(np.median(pair[0]) / np.median(pair[1])), low, high
+
+
+def bootstrap_interval(samples: list[np.ndarray], statistic) -> tuple[float, float]:
+    """95% interval of a statistic of medians; run i of every sample is drawn together. Seeded: equal in, equal out."""
+    picks = np.random.default_rng(0).integers(len(samples[0]), size=(RESAMPLES, len(samples[0])))
+    values = statistic([np.median(sample[picks], axis=1) for sample in samples])
+    return float(np.percentile(values, 2.5)), float(np.percentile(values, 97.5))
+
+
+def device_name() -> str:
+    """The GPU, else the processor and how many of its cores this process may use."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{line.split(':', 1)[1].strip()}, {len(os.sched_getaffinity(0))} cores"
+    return f"CPU, {len(os.sched_getaffinity(0))} cores"
+
+
+def machine_state() -> dict[str, object]:
+    """Load, clock and throttling, each empty where this machine does not say."""
+    return {
+        "load_average": round(os.getloadavg()[0], 2),
+        "clock_mhz": read_clock(),
+        "throttled": read_throttling(),
+    }
+
+
+def read_clock() -> float | str:
+    """Mean clock of this process's cores in MHz."""
+    clocks = []
+    for core in os.sched_getaffinity(0):
+        path = Path(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq")
+        if not path.exists():
+            return ""
+        clocks.append(int(path.read_text()) / 1e3)
+    return round(sum(clocks) / len(clocks))
+
+
+def read_throttling() -> int | str:
+    """Times that this process's cores were throttled for heat since the machine started."""
+    counts = []
+    for core in os.sched_getaffinity(0):
+        path = Path(f"/sys/devices/system/cpu/cpu{core}/thermal_throttle/core_throttle_count")
+        if not path.exists():
+            return ""
+        counts.append(int(path.read_text()))
+    return sum(counts)

@@ -1,0 +1,238 @@
+"""Time to first token, measured: prefill of a random prompt through random weights, every architecture in turn.
+
+A run starts when every rank has left a barrier and ends when rank 0 has the first token on the host. Architectures take
+turns run by run, so what disturbs the machine disturbs all of them.
+"""
+
+import csv
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from krakenlm import models
+from krakenlm.errors import InputError
+from krakenlm.files import writing
+from krakenlm.inference.cache import Cache
+from krakenlm.inference.generate import generate
+from krakenlm.inference.launch import run_ranks
+from krakenlm.latency import statistics
+from krakenlm.models.blocks import INITIAL_STD
+from krakenlm.models.collectives import Collectives
+from krakenlm.models.sizing import kraken_width, kv_bytes_per_token, parameter_count
+
+COLUMNS = [
+    "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs",
+    "ttft_ms_median", "ttft_ms_mean", "ttft_ms_p95", "ttft_ms_std", "speedup_vs_standard", "source", "parameters",
+    "layers_measured", "dtype", "kv_bytes_per_token", "ci_low", "ci_high", "link_gbit_measured", "interleave",
+    "scale", "run", "speedup_ci_low", "speedup_ci_high", "width", "n_head", "threads", "seed", "drift", "drifted",
+    "load_average", "clock_mhz", "throttled"
+]  # fmt: skip
+LINK_ROUNDS = 10
+
+
+def measure_ttft(
+    *,
+    size: str,
+    tp: int,
+    out_csv: str | Path,
+    scale: str,
+    run: str,
+    architectures: list[str],
+    vocab_size: int,
+    contexts: list[int],
+    batch: int,
+    runs: int,
+    warmup: int,
+    dtype: str,
+    threads: int,
+    seed: int,
+    n_layer: int,
+    width: int,
+    n_head: int,
+) -> list[dict]:
+    """Time every architecture of one shape on `tp` ranks at every context, and write the table.
+
+    Raises:
+        InputError: this machine has fewer cores or GPUs than the ranks need.
+    """
+    check_ranks(tp, threads)
+    shape = {"n_layer": n_layer, "vocab_size": vocab_size, "block_size": max(contexts)}
+    sizes = [sizes_of(architecture, width, n_head, tp) | shape for architecture in architectures]
+    state = statistics.machine_state()
+    times = run_ranks(
+        "krakenlm.latency.ttft:time_on_rank",
+        {
+            "sizes": sizes,
+            "contexts": contexts,
+            "batch": batch,
+            "runs": runs,
+            "warmup": warmup,
+            "dtype": dtype,
+            "seed": seed,
+        },
+        world=tp,
+        threads=threads,
+    )
+    given = {
+        "size": size,
+        "tp": tp,
+        "batch": batch,
+        "device": times["device"],
+        "engine": "torch",
+        "link": times["link"],
+        "runs": runs,
+        "source": "measured",
+        "layers_measured": n_layer,
+        "dtype": dtype,
+        "interleave": "run by run",
+        "scale": scale,
+        "run": run,
+        "threads": threads,
+        "seed": seed,
+        **state,
+    }
+    rows = [
+        given | row_of(sizes, times, index, context, dtype)
+        for context in map(str, contexts)
+        for index in range(len(sizes))
+    ]
+    write_table(out_csv, rows, COLUMNS)
+    return rows
+
+
+def check_ranks(tp: int, threads: int) -> None:
+    """Refuse ranks that would share a core or a GPU: they would time each other."""
+    gpus, cores = torch.cuda.device_count(), len(os.sched_getaffinity(0))
+    if gpus and tp > gpus:
+        raise InputError(
+            f"tp: expected at most this machine's {gpus} GPUs, found {tp}; lower it or use another machine"
+        )
+    if not gpus and tp * threads > cores:
+        raise InputError(
+            f"tp: expected tp x threads within this machine's {cores} cores, found {tp} x {threads}; ranks that share "
+            "a core would not be measured; lower one of them"
+        )
+
+
+def sizes_of(architecture: str, width: int, n_head: int, tp: int) -> dict:
+    """Width and heads of an architecture of the standard model's size; a Kraken has a split per rank, two at least."""
+    if architecture != "kraken":
+        return {"architecture": architecture, "width": width, "n_head": n_head}
+    degree = max(tp, 2)
+    kraken, heads = kraken_width(width, n_head, degree, rule="head_size")
+    return {"architecture": architecture, "degree": degree, "width": kraken, "n_head": heads}
+
+
+def row_of(sizes: list[dict], times: dict, index: int, context: str, dtype: str) -> dict:
+    """What one architecture's runs at one context say."""
+    own = times["milliseconds"][context][index]
+    row = statistics.summarise(own)
+    standard = [i for i, other in enumerate(sizes) if other["architecture"] == "standard"]
+    if standard:
+        ratio, low, high = statistics.speedup(times["milliseconds"][context][standard[0]], own)
+        row |= {"speedup_vs_standard": ratio, "speedup_ci_low": low, "speedup_ci_high": high}
+    return row | {
+        "architecture": sizes[index]["architecture"],
+        "degree": sizes[index].get("degree", ""),
+        "context": int(context),
+        "parameters": parameter_count(sizes[index]),
+        "kv_bytes_per_token": kv_bytes_per_token(sizes[index], getattr(torch, dtype).itemsize),
+        "link_gbit_measured": times["link_gbit"][context],
+        "width": sizes[index]["width"],
+        "n_head": sizes[index]["n_head"],
+    }
+
+
+def write_table(out_csv: str | Path, rows: list[dict], columns: list[str]) -> None:
+    """Write rows as CSV, floats to six digits; a column that a row lacks is empty."""
+    with writing(out_csv) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def time_on_rank(
+    comm: Collectives,
+    device: str,
+    sizes: list[dict],
+    contexts: list[int],
+    batch: int,
+    runs: int,
+    warmup: int,
+    dtype: str,
+    seed: int,
+) -> dict:
+    """Body of one rank: {context: [[milliseconds of each run] of each architecture]} and what the link gave."""
+    modules = [random_rank(each, comm, device, getattr(torch, dtype), seed) for each in sizes]
+    milliseconds, link_gbit = {}, {}
+    for context in contexts:
+        generator = torch.Generator().manual_seed(seed)
+        prompts_BT = torch.randint(sizes[0]["vocab_size"], (batch, context), generator=generator).to(device)
+        caches = [Cache(module, batch, context) for module in modules]
+        steps = [
+            lambda module=module, cache=cache, prompts_BT=prompts_BT: next(
+                generate(module, prompts_BT, 1, comm, cache)
+            ).tolist()
+            for module, cache in zip(modules, caches, strict=True)
+        ]
+        milliseconds[str(context)] = interleave(steps, comm, device, runs, warmup)
+        message = torch.zeros(batch, context, sizes[0]["width"], dtype=getattr(torch, dtype), device=device)
+        link_gbit[str(context)] = measure_link(message, comm, device)
+    link = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else "gloo over loopback"
+    return {"milliseconds": milliseconds, "link_gbit": link_gbit, "link": link, "device": statistics.device_name()}
+
+
+def random_rank(sizes: dict, comm: Collectives, device: str, dtype: torch.dtype, seed: int) -> torch.nn.Module:
+    """One rank of a model with random weights, drawn on the device."""
+    with torch.device("meta"):
+        module = models.build_rank(models.config_from_dict(sizes), comm.rank, comm.world).to(dtype)
+    module = module.to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if "norm" in name:
+            parameter.fill_(1)
+        else:
+            parameter.normal_(std=INITIAL_STD, generator=generator)
+    return module.eval()
+
+
+def interleave(
+    steps: list[Callable[[], object]], comm: Collectives, device: str, runs: int, warmup: int
+) -> list[list[float]]:
+    """Milliseconds of `runs` runs of each step, the steps in turns, every run from a barrier on."""
+    milliseconds: list[list[float]] = [[] for _ in steps]
+    for run in range(warmup + runs):
+        for step, times in zip(steps, milliseconds, strict=True):
+            wait_for_ranks(comm, device)
+            start = time.perf_counter()
+            step()
+            elapsed = time.perf_counter() - start
+            if run >= warmup:
+                times.append(1e3 * elapsed)
+    return milliseconds
+
+
+def wait_for_ranks(comm: Collectives, device: str) -> None:
+    """Return once every rank has come here."""
+    comm.all_reduce(torch.zeros(1, device=device)).wait()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def measure_link(message: torch.Tensor, comm: Collectives, device: str) -> float | str:
+    """Gbit/s that an AllReduce of `message` moves per rank and direction, 2 (n - 1) / n of its bytes; empty alone."""
+    if comm.world == 1:
+        return ""
+    times = interleave([lambda: wait_for_sum(message, comm, device)], comm, device, LINK_ROUNDS, warmup=2)[0]
+    moved = 2 * (comm.world - 1) / comm.world * message.numel() * message.itemsize
+    return 8 * moved / (sorted(times)[len(times) // 2] * 1e-3) / 1e9
+
+
+def wait_for_sum(message: torch.Tensor, comm: Collectives, device: str) -> None:
+    comm.all_reduce(message).wait()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()

@@ -1,0 +1,232 @@
+"""What the architectures share: they differ in how these parts are wired.
+
+Shapes: B batch, T time, D width, E width of a product's result, H heads, K head size, N splits, V vocabulary, L every
+leading dimension. A block with `splits` holds N sets of weights and works on x_NBTD in one batched product; without,
+it is an ordinary layer on x_BTD.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from krakenlm.errors import InputError
+
+LAYER_NORM_EPS = 1e-5
+INITIAL_STD = 0.02
+
+# Positions whose logits are wanted.
+LAST, ALL = slice(-1, None), slice(None)
+
+
+class Cache(Protocol):
+    """Keys and values of earlier tokens (krakenlm.inference.cache)."""
+
+    def positions(self, length: int) -> Tensor:
+        """Places of the next `length` tokens of every row, (B, T) int64."""
+
+    def attend(self, layer: int, q_LHTK: Tensor, k_LHTK: Tensor, v_LHTK: Tensor) -> Tensor:
+        """Keep k and v, and attend from q to everything kept."""
+
+    def advance(self, length: int) -> None:
+        """Count `length` more tokens in every row, once all layers have seen them."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes that every architecture has. Checked when made; JSON round trip through `to_dict`.
+
+    Raises:
+        InputError: naming the key.
+    """
+
+    n_layer: int
+    n_head: int  # of all splits together
+    width: int  # of the residual stream, of each split
+    vocab_size: int
+    block_size: int  # longest input in tokens
+
+    architecture: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{field.name}: expected a whole number of at least 1, found {value!r}; correct it")
+        if self.n_head % self.splits:
+            raise InputError(
+                f"n_head: expected a multiple of the degree ({self.splits}), found {self.n_head}; change one of the two"
+            )
+        if self.width % self.heads_per_split:
+            raise InputError(
+                f"width: expected a multiple of the {self.heads_per_split} heads of a split, found {self.width}; "
+                "change one of the two"
+            )
+
+    @property
+    def splits(self) -> int:
+        return 1
+
+    @property
+    def heads_per_split(self) -> int:
+        return self.n_head // self.splits
+
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads_per_split
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"architecture": self.architecture, **asdict(self)}
+
+
+class Linear(nn.Module):
+    """Bias-free product with one matrix, or with one matrix per split at once.
+
+    weight: (E, D), or (N, E, D) with splits. Maps x_BTD to x_BTE, or x_NBTD to x_NBTE.
+    """
+
+    def __init__(self, width_in: int, width_out: int, splits: int | None = None) -> None:
+        super().__init__()
+        shape = (width_out, width_in) if splits is None else (splits, width_out, width_in)
+        self.weight = nn.Parameter(torch.empty(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dim() == 2:
+            return F.linear(x, self.weight)
+        if len(self.weight) == 1:  # one split on this rank: the plain product is the faster one
+            return F.linear(x[0], self.weight[0]).unsqueeze(0)
+        return torch.bmm(x.flatten(1, -2), self.weight.mT).unflatten(1, x.shape[1:-1])
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm without bias over the last dimension, with one weight or one per split. weight: (D,) or (N, D)."""
+
+    def __init__(self, width: int, splits: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width if splits is None else (splits, width)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dim() == 1:
+            return F.layer_norm(x, x.shape[-1:], self.weight, eps=LAYER_NORM_EPS)
+        if len(self.weight) == 1:
+            return F.layer_norm(x, x.shape[-1:], self.weight[0], eps=LAYER_NORM_EPS)
+        scale = self.weight.view(len(self.weight), *[1] * (x.dim() - 2), -1)
+        return F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS) * scale
+
+
+def split_heads(x: Tensor, heads: int, head_size: int) -> Tensor:
+    """(L, T, H * K) to (prod L, H, T, K), as attention wants it."""
+    return x.unflatten(-1, (heads, head_size)).transpose(-3, -2).flatten(0, -4)
+
+
+def attend(qkv: Tensor, heads: int, cache: Cache | None, layer: int) -> Tensor:
+    """Causal attention from q, k and v side by side, (L, T, 3 H K) to (L, T, H K): one call for every split."""
+    width = qkv.shape[-1] // 3
+    q, k, v = (split_heads(part, heads, width // heads) for part in qkv.split(width, dim=-1))
+    y_LHTK = cache.attend(layer, q, k, v) if cache else F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return y_LHTK.transpose(1, 2).reshape(*qkv.shape[:-1], width)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU with the tanh approximation, as in GPT-2."""
+    return F.gelu(x, approximate="tanh")
+
+
+class Attention(nn.Module):
+    """This rank's heads of causal attention; the result is a part of a sum over ranks.
+
+    Maps x_BTD to x_BTD, with `splits` x_NBTD to x_NBTD. `heads` counts per split.
+    """
+
+    def __init__(self, width: int, heads: int, head_size: int, splits: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(width, 3 * heads * head_size, splits)
+        self.out = Linear(heads * head_size, width, splits)
+
+    def forward(self, x: Tensor, cache: Cache | None, layer: int) -> Tensor:
+        return self.out(attend(self.qkv(x), self.heads, cache, layer))
+
+
+class MLP(nn.Module):
+    """This rank's part of the hidden layer; the result is a part of a sum over ranks."""
+
+    def __init__(self, width: int, hidden: int, splits: int | None = None) -> None:
+        super().__init__()
+        self.up = Linear(width, hidden, splits)
+        self.down = Linear(hidden, width, splits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(gelu(self.up(x)))
+
+
+class Embedding(nn.Module):
+    """Token and position embeddings, whole on every rank, and the tied head, of which a rank multiplies a part.
+
+    The tied table is needed whole for looking up, so splitting the head by vocabulary costs no memory.
+    """
+
+    def __init__(self, config: Config, rank: int, world: int) -> None:
+        super().__init__()
+        if config.vocab_size % world:
+            raise InputError(
+                f"tp: expected a divisor of vocab_size ({config.vocab_size}), found {world}; choose a power of two"
+            )
+        self.tokens = nn.Parameter(torch.empty(config.vocab_size, config.width))
+        self.positions = nn.Parameter(torch.empty(config.block_size, config.width))
+        part = config.vocab_size // world
+        self.head_rows = slice(rank * part, (rank + 1) * part)
+
+    def forward(self, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
+        length = tokens_BT.shape[1]
+        if length > len(self.positions):
+            raise InputError(
+                f"tokens: expected at most block_size ({len(self.positions)}) of them in a row, found {length}; "
+                "shorten the input"
+            )
+        # Row views where all rows start at 0: indexing would copy.
+        positions = self.positions[:length] if cache is None else F.embedding(cache.positions(length), self.positions)
+        return F.embedding(tokens_BT, self.tokens) + positions
+
+    def logits(self, y_BPD: Tensor, comm: Any) -> Tensor:
+        """(B, P, D) to (B, P, V): every rank its part of the vocabulary, then gathered."""
+        part_BPV = F.linear(y_BPD, self.tokens[self.head_rows])
+        return comm.all_gather(part_BPV, dim=-1).wait()
+
+
+def initialise(module: nn.Module, n_layer: int, splits: int) -> None:
+    """Draw weights as the authors do: normal(0, 0.02), projections back into the residual stream smaller by
+    sqrt(2 n_layer N), LayerNorm weights 1 (arXiv 2408.07802, training/kraken.py of its release).
+    """
+    residual_std = INITIAL_STD / math.sqrt(2 * n_layer * splits)
+    for name, parameter in module.named_parameters():
+        if not decays(name):
+            nn.init.ones_(parameter)
+        else:
+            into_residual = name.endswith((".out.weight", ".down.weight"))
+            nn.init.normal_(parameter, std=residual_std if into_residual else INITIAL_STD)
+
+
+def decays(name: str) -> bool:
+    """Whether AdamW decays this parameter: all but LayerNorm weights (a batched one has two dimensions, too)."""
+    return "norm" not in name
+
+
+def part(tensor: Tensor, dim: int, rank: int, world: int, segments: tuple[int, ...] | None = None) -> Tensor:
+    """A rank's share of `tensor` along `dim`; of each segment on its own where it holds several side by side."""
+    pieces = tensor.split(segments or [tensor.shape[dim]], dim=dim)
+    return torch.cat([piece.chunk(world, dim=dim)[rank] for piece in pieces], dim=dim)
+
+
+def check_world(config: Config, world: int) -> None:
+    """Refuse a number of ranks over which heads cannot be divided evenly.
+
+    Raises:
+        InputError: naming the numbers that work.
+    """
+    if config.n_head % world:
+        works = ", ".join(str(n) for n in range(1, config.n_head + 1) if config.n_head % n == 0)
+        raise InputError(f"tp: expected a divisor of n_head ({config.n_head}: {works}), found {world}; choose one")

@@ -1,0 +1,60 @@
+"""Ladder Residual (arXiv 2501.06589): each block reads the stream before its predecessor's output has been added, so
+both AllReduces of a layer run under the next block's compute.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from krakenlm.models import blocks, standard
+from krakenlm.models.blocks import ALL, Cache, Embedding, LayerNorm
+from krakenlm.models.collectives import ALONE, Collectives
+
+
+@dataclass(frozen=True)
+class Config(blocks.Config):
+    architecture: ClassVar[str] = "ladder"
+
+
+class Ladder(nn.Module):
+    """Rank `rank` of `world`; with world 1 the whole model. Weights are those of a standard model of the same sizes.
+
+    Each layer: x += a'; a = Attn(LN1(x)); x += m'; m = MLP(LN2(x)), with a' and m' the previous layer's (none in
+    the first); x += a + m after the last.
+    """
+
+    Config = Config
+
+    def __init__(self, config: Config, rank: int = 0, world: int = 1) -> None:
+        super().__init__()
+        blocks.check_world(config, world)
+        self.config, self.splits, self.heads = config, 1, config.n_head // world
+        self.embedding = Embedding(config, rank, world)
+        self.layers = nn.ModuleList(standard.Layer(config, world) for _ in range(config.n_layer))
+        self.norm = LayerNorm(config.width)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        comm: Collectives = ALONE,
+        cache: Cache | None = None,
+        at: slice | Tensor = ALL,
+    ) -> Tensor:
+        """Logits (B, P, V) at the P positions `at` of the inputs, which follow whatever `cache` holds."""
+        x_BTD = self.embedding(tokens_BT, cache)
+        attended = fed = None
+        for index, layer in enumerate(self.layers):
+            if attended is not None:
+                x_BTD = x_BTD + attended.wait()
+            attended = comm.all_reduce(layer.attention(layer.norm1(x_BTD), cache, index))
+            if fed is not None:
+                x_BTD = x_BTD + fed.wait()
+            fed = comm.all_reduce(layer.mlp(layer.norm2(x_BTD)))
+        if cache is not None:
+            cache.advance(tokens_BT.shape[1])
+        x_BTD = x_BTD + attended.wait() + fed.wait()
+        return self.embedding.logits(self.norm(x_BTD[:, at]), comm)
+
+
+shard = standard.shard

@@ -1,0 +1,82 @@
+"""Parallel attention and feed-forward (GPT-J, PaLM): x + Attn(LN(x)) + MLP(LN(x)), one AllReduce per layer.
+
+Both halves read the same input, so q, k, v and the hidden layer come from one product, and one product leads back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from krakenlm.models import blocks
+from krakenlm.models.blocks import ALL, Cache, Embedding, LayerNorm, Linear
+from krakenlm.models.collectives import ALONE, Collectives
+from krakenlm.models.standard import FFN_EXPANSION
+
+
+@dataclass(frozen=True)
+class Config(blocks.Config):
+    architecture: ClassVar[str] = "parallel"
+
+
+class Layer(nn.Module):
+    """This rank's part of Attn(LN(x)) + MLP(LN(x))."""
+
+    def __init__(self, config: Config, world: int) -> None:
+        super().__init__()
+        self.heads = config.n_head // world
+        self.attended, hidden = config.width // world, FFN_EXPANSION * config.width // world
+        self.norm = LayerNorm(config.width)
+        self.qkv_up = Linear(config.width, 3 * self.attended + hidden)
+        self.out = Linear(self.attended + hidden, config.width)
+
+    def forward(self, x_BTD: Tensor, cache: Cache | None, index: int) -> Tensor:
+        qkv_up = self.qkv_up(self.norm(x_BTD))
+        qkv, up = qkv_up.tensor_split([3 * self.attended], dim=-1)
+        attended = blocks.attend(qkv, self.heads, cache, index)
+        return self.out(torch.cat([attended, blocks.gelu(up)], dim=-1))
+
+
+class Parallel(nn.Module):
+    """Rank `rank` of `world`; with world 1 the whole model, as it is trained."""
+
+    Config = Config
+
+    def __init__(self, config: Config, rank: int = 0, world: int = 1) -> None:
+        super().__init__()
+        blocks.check_world(config, world)
+        self.config, self.splits, self.heads = config, 1, config.n_head // world
+        self.embedding = Embedding(config, rank, world)
+        self.layers = nn.ModuleList(Layer(config, world) for _ in range(config.n_layer))
+        self.norm = LayerNorm(config.width)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        comm: Collectives = ALONE,
+        cache: Cache | None = None,
+        at: slice | Tensor = ALL,
+    ) -> Tensor:
+        """Logits (B, P, V) at the P positions `at` of the inputs, which follow whatever `cache` holds."""
+        x_BTD = self.embedding(tokens_BT, cache)
+        for index, layer in enumerate(self.layers):
+            x_BTD = x_BTD + comm.all_reduce(layer(x_BTD, cache, index)).wait()
+        if cache is not None:
+            cache.advance(tokens_BT.shape[1])
+        return self.embedding.logits(self.norm(x_BTD[:, at]), comm)
+
+
+def shard(read: Callable[[str], Tensor], names: list[str], config: Config, rank: int, world: int) -> dict[str, Tensor]:
+    """A rank's tensors: of each of q, k, v and the hidden layer its heads and units."""
+    width, hidden = config.width, FFN_EXPANSION * config.width
+    tensors = {}
+    for name in names:
+        tensor = read(name)
+        if name.endswith("qkv_up.weight"):
+            tensor = blocks.part(tensor, 0, rank, world, (width, width, width, hidden))
+        elif name.endswith(".out.weight"):
+            tensor = blocks.part(tensor, 1, rank, world, (width, hidden))
+        tensors[name] = tensor
+    return tensors

@@ -1,0 +1,77 @@
+"""GPT-2 (pre-LayerNorm, no biases): two AllReduces per layer, each waited for at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from krakenlm.models import blocks
+from krakenlm.models.blocks import ALL, MLP, Attention, Cache, Embedding, LayerNorm
+from krakenlm.models.collectives import ALONE, Collectives
+
+FFN_EXPANSION = 4
+
+
+@dataclass(frozen=True)
+class Config(blocks.Config):
+    architecture: ClassVar[str] = "standard"
+
+
+class Layer(nn.Module):
+    """h = x + Attn(LN1(x)); x' = h + MLP(LN2(h))."""
+
+    def __init__(self, config: Config, world: int) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(config.width)
+        self.attention = Attention(config.width, config.n_head // world, config.head_size)
+        self.norm2 = LayerNorm(config.width)
+        self.mlp = MLP(config.width, FFN_EXPANSION * config.width // world)
+
+    def forward(self, x_BTD: Tensor, comm: Collectives, cache: Cache | None, index: int) -> Tensor:
+        x_BTD = x_BTD + comm.all_reduce(self.attention(self.norm1(x_BTD), cache, index)).wait()
+        return x_BTD + comm.all_reduce(self.mlp(self.norm2(x_BTD))).wait()
+
+
+class Standard(nn.Module):
+    """Rank `rank` of `world`; with world 1 the whole model, as it is trained."""
+
+    Config = Config
+
+    def __init__(self, config: Config, rank: int = 0, world: int = 1) -> None:
+        super().__init__()
+        blocks.check_world(config, world)
+        self.config, self.splits, self.heads = config, 1, config.n_head // world
+        self.embedding = Embedding(config, rank, world)
+        self.layers = nn.ModuleList(Layer(config, world) for _ in range(config.n_layer))
+        self.norm = LayerNorm(config.width)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        comm: Collectives = ALONE,
+        cache: Cache | None = None,
+        at: slice | Tensor = ALL,
+    ) -> Tensor:
+        """Logits (B, P, V) at the P positions `at` of the inputs, which follow whatever `cache` holds."""
+        x_BTD = self.embedding(tokens_BT, cache)
+        for index, layer in enumerate(self.layers):
+            x_BTD = layer(x_BTD, comm, cache, index)
+        if cache is not None:
+            cache.advance(tokens_BT.shape[1])
+        return self.embedding.logits(self.norm(x_BTD[:, at]), comm)
+
+
+def shard(read: Callable[[str], Tensor], names: list[str], config: Config, rank: int, world: int) -> dict[str, Tensor]:
+    """A rank's tensors: rows of what leads into heads and hidden units, columns of what leads out of them."""
+    tensors = {}
+    for name in names:
+        tensor = read(name)
+        if name.endswith("qkv.weight"):
+            tensor = blocks.part(tensor, 0, rank, world, (config.width,) * 3)
+        elif name.endswith("up.weight"):
+            tensor = blocks.part(tensor, 0, rank, world)
+        elif name.endswith((".out.weight", ".down.weight")):
+            tensor = blocks.part(tensor, 1, rank, world)
+        tensors[name] = tensor
+    return tensors

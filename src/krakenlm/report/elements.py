@@ -1,0 +1,108 @@
+"""What the page is made of: sections, groups of charts, tables. page.html turns them into HTML.
+
+The exact text of a CSV travels in every cell beside what is shown.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from krakenlm.report.numbers import Row, number
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart: `spec` for Vega-Lite, what it shows in words, and what stands below it."""
+
+    title: str
+    description: str
+    spec: dict
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Charts that belong together below one title and one key (architecture and name of each sample)."""
+
+    title: str
+    figures: list[Figure]
+    caption: str
+    key: list["Sample"] = field(default_factory=list)
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An entry of a key: its name, the place of its colour, and its dash for lines."""
+
+    name: str
+    architecture: str
+    dash: str = ""
+    symbol: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: sentences, a summary, charts, tables, closing sentences, tables to unfold. Where there
+    are no charts and tables, the sentences say why."""
+
+    name: str
+    title: str
+    lead: list[str]
+    summary: "Table | None" = None
+    groups: list[Group] = field(default_factory=list)
+    tables: list["Table"] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    details: list["Table"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, and the value that it sorts by and stands for."""
+
+    text: str
+    value: str = ""
+    architecture: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its key in the rows, its head, how its values are shown, the head's explanation."""
+
+    key: str
+    title: str
+    show: Callable[[object], str] | None = None
+    explanation: str = ""
+
+    @property
+    def numeric(self) -> bool:
+        return self.show is not None
+
+    def cell(self, row: Row) -> Cell:
+        value = row.get(self.key) or ""
+        text = self.show(value) if self.show and value else value
+        return Cell(text, value, row.get("architecture", "") if self.key in ("model", "architecture") else "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page; `columns` have `title`, `numeric`, `explanation`."""
+
+    name: str
+    caption: str
+    columns: Sequence[Column]
+    rows: list[list[Cell]] = field(default_factory=list)
+
+
+def table(name: str, caption: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    """A table of chosen columns. A column without a value in any row is left out."""
+    kept = [column for column in columns if any(row.get(column.key) for row in rows)]
+    return Table(name, caption, kept, [[column.cell(row) for column in kept] for row in rows])
+
+
+def verbatim(name: str, caption: str, rows: Sequence[Row]) -> Table | None:
+    """Every row and column of a CSV, text as it is; None without rows."""
+    if not rows:
+        return None
+    columns = [Column(key, key, str if any(number(row[key]) is not None for row in rows) else None) for key in rows[0]]
+    return Table(name, caption, columns, [[Cell(row[key], row[key]) for key in rows[0]] for row in rows])

@@ -1,0 +1,174 @@
+"""Charts as Vega-Lite specifications. They carry no colours of their own: the page gives them those of its light or
+dark dress, in the order of `ARCHITECTURES`, so that an architecture looks the same in every chart, key and table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import altair as alt
+
+# The order of the colours and shapes in page.css and page.js. Others, as they appear, take those that are left.
+ARCHITECTURES = ("standard", "standard-chunked", "parallel", "ladder", "kraken")
+SHAPES = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross", "triangle-right", "triangle-left")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [4, 4, 1, 4])
+REFERENCE = "reference"  # what is no architecture (n-grams): grey
+POINTS_PER_CURVE = 400
+Values = Sequence[Mapping]
+
+
+class Palette:
+    """The architectures of this page in the order of their colours."""
+
+    def __init__(self, found: Iterable[str]) -> None:
+        known = (*ARCHITECTURES, REFERENCE)
+        self.architectures = [*ARCHITECTURES, *sorted({name for name in found if name and name not in known})]
+
+    def place(self, architecture: str) -> str:
+        """`0`, `1`, ...: which colour and shape; `reference` for what is no architecture."""
+        if architecture not in self.architectures:
+            return REFERENCE
+        return str(self.architectures.index(architecture) % len(SHAPES))
+
+    def colour(self) -> alt.Color:
+        return alt.Color("place:N", scale=alt.Scale(domain=self.domain()), legend=None)
+
+    def shape(self) -> alt.Shape:
+        return alt.Shape("place:N", scale=alt.Scale(domain=self.domain(), range=[*SHAPES, "circle"]), legend=None)
+
+    def domain(self) -> list[str]:
+        return [*(str(index) for index in range(len(SHAPES))), REFERENCE]
+
+
+def specification(chart: alt.LayerChart, height: int | None) -> dict:
+    """The chart as a dictionary that fills its container's width; without addresses of schemas."""
+    properties = {"width": "container"} | ({} if height is None else {"height": height})
+    value = chart.properties(**properties).to_dict()
+    for key in ("$schema", "config", "usermeta"):
+        value.pop(key, None)
+    return value
+
+
+def data(values: Values) -> alt.InlineData:
+    return alt.InlineData(values=list(values))
+
+
+def bars_by_context(values: Values, palette: Palette, title: str) -> dict:
+    """A bar with its interval for each series at each context.
+
+    Args:
+        values: {series, place, context, value, low, high, text}; low and high None where unknown.
+        title: of the vertical axis, which starts at 0.
+    """
+    series = list(dict.fromkeys(value["series"] for value in values))
+    chart = alt.Chart(data(values)).encode(
+        x=context_axis(paddingInner=0.25), xOffset=alt.XOffset("series:N", sort=series)
+    )
+    bounded = [value for value in values if value["low"] is not None]
+    layers = [
+        chart.mark_bar(fillOpacity=0.8).encode(
+            y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=True, nice=True)),
+            color=palette.colour(),
+            tooltip="text:N",
+        )
+    ]
+    if bounded:
+        layers.append(chart.properties(data=data(bounded)).mark_rule(style="whisker").encode(y="low:Q", y2="high:Q"))
+    return specification(alt.layer(*layers), 220)
+
+
+def dots_by_context(values: Values, palette: Palette, title: str, limits: tuple[float, float], mark: float) -> dict:
+    """A dot with its interval for each series at each context, side by side.
+
+    Args:
+        values: {series, place, context, value, low, high, text}; low and high None where unknown.
+        title: of the vertical axis; limits: its ends; mark: where a dashed line is drawn across.
+    """
+    series = list(dict.fromkeys(value["series"] for value in values))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=limits, nice=True, zero=False))
+    chart = alt.Chart(data(values)).encode(
+        x=context_axis(paddingInner=0.4), xOffset=alt.XOffset("series:N", sort=series), color=palette.colour()
+    )
+    layers = [
+        alt.Chart(data([{"value": mark}])).mark_rule(strokeDash=[3, 3]).encode(y=y),
+        chart.mark_point(filled=True, size=65, opacity=1).encode(y=y, shape=palette.shape(), tooltip="text:N"),
+    ]
+    bounded = [value for value in values if value["low"] is not None]
+    if bounded:
+        bars = chart.properties(data=data(bounded)).mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
+        layers.insert(1, bars)
+    return specification(alt.layer(*layers), 220)
+
+
+def context_axis(**scale: float) -> alt.X:
+    return alt.X("context:O", title="context, tokens", axis=alt.Axis(labelAngle=0), scale=alt.Scale(**scale))
+
+
+def dots(
+    values: Values,
+    palette: Palette,
+    title: str,
+    limits: tuple[float, float] | None = None,
+    mark: float | None = None,
+) -> dict:
+    """A row of its own for each label, a dot for each value, with its interval.
+
+    Args:
+        values: {label, place, value, low, high, text} in the order of the rows.
+        title: of the horizontal axis.
+        limits: of the horizontal axis; without, those of the data.
+        mark: where a dashed line is drawn (chance, the generator's floor).
+    """
+    labels = list(dict.fromkeys(value["label"] for value in values))
+    ends = [end for v in values for end in (v["value"], v["low"], v["high"]) if end is not None]
+    ends += [] if mark is None else [mark]
+    low, high = limits or (min(ends), max(ends))
+    scale = alt.Scale(domain=[low, high], zero=False, nice=limits is None, padding=6)
+    x = alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
+    y = alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(labelLimit=150, grid=True, ticks=False, domain=False))
+    chart = alt.Chart(data(values)).encode(y=y, color=palette.colour())
+    bounded = [value for value in values if value["low"] is not None]
+    layers = [chart.mark_point(filled=True, size=60, opacity=1).encode(x=x, shape=palette.shape(), tooltip="text:N")]
+    if bounded:
+        bars = chart.properties(data=data(bounded)).mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
+        layers.insert(0, bars)
+    if mark is not None:
+        layers.insert(0, alt.Chart(data([{"value": mark}])).mark_rule(strokeDash=[4, 3]).encode(x="value:Q"))
+    return specification(alt.layer(*layers), max(22 * len(labels), 44))
+
+
+def curves(values: Values, palette: Palette, title: str, marks: Values = (), points: bool = False) -> dict:
+    """Losses over training steps, a line for each series, on a logarithmic axis: the end is where models differ.
+
+    Args:
+        values: {series, place, variant, step, value, text}; `variant` is the place of the dash.
+        marks: {value, name, lowest}: levels drawn across, with their names; `lowest` is true of the floor.
+        points: draw each value as a dot too.
+    """
+    x = alt.X("step:Q", title="training step", axis=alt.Axis(tickCount=5, format="~s", grid=False))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log", nice=False, domain=ends(values, marks)))
+    dash = alt.StrokeDash("variant:N", scale=alt.Scale(domain=list(range(len(DASHES))), range=DASHES), legend=None)
+    chart = alt.Chart(data(values)).encode(x=x, y=y, color=palette.colour(), detail="series:N")
+    layers = [chart.mark_line(strokeWidth=1.5).encode(strokeDash=dash)]
+    if points:
+        layers.append(chart.mark_point(filled=True, size=40, opacity=1).encode(shape=palette.shape(), tooltip="text:N"))
+    for mark in marks:
+        level = alt.Chart(data([mark])).encode(y="value:Q")
+        # The floor's name goes below its line and to the left, where no curve is; the others' above, to the right.
+        place = {"align": "left", "baseline": "top", "dx": 4, "dy": 3}
+        if not mark["lowest"]:
+            place = {"align": "right", "baseline": "bottom", "dy": -2}
+        layers.append(level.mark_rule(strokeDash=[4, 3]))
+        layers.append(level.mark_text(**place).encode(x=alt.value(0 if mark["lowest"] else "width"), text="name:N"))
+    return specification(alt.layer(*layers), 260)
+
+
+def ends(values: Values, marks: Values) -> tuple[float, float]:
+    """A little below the least and above the greatest of values and marks."""
+    found = [value["value"] for value in (*values, *marks)]
+    return min(found) / 1.15, max(found) * 1.03
+
+
+def thinned(points: Values) -> tuple[list[dict], int]:
+    """A curve as at most POINTS_PER_CURVE means of equally many consecutive points, and how many went into each."""
+    size = -(-len(points) // POINTS_PER_CURVE)
+    bins = [points[start : start + size] for start in range(0, len(points), max(size, 1))]
+    means = [{key: sum(point[key] for point in group) / len(group) for key in ("step", "loss")} for group in bins]
+    return means, size

@@ -1,0 +1,72 @@
+// Charts in the colours of the page, drawn again when its dress changes; tables that sort.
+(() => {
+  "use strict";
+  const PLACES = ["0", "1", "2", "3", "4", "5", "6", "7", "reference"];
+
+  function dress() {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(`--${name}`).trim();
+    const [ink, soft, line] = ["ink", "soft", "line"].map(colour);
+    const font = getComputedStyle(document.body).fontFamily;
+    const label = { labelColor: soft, titleColor: soft, labelFont: font, titleFont: font, titleFontWeight: "normal" };
+    return {
+      background: null,
+      range: { category: PLACES.map((place) => colour(`place-${place}`)) },
+      view: { stroke: null },
+      axis: { ...label, gridColor: line, domainColor: soft, tickColor: soft, labelFontSize: 12, titleFontSize: 12, titlePadding: 8 },
+      axisY: { domain: false, ticks: false, labelPadding: 6 },
+      rule: { color: soft },
+      text: { color: soft, font, fontSize: 12 },
+      style: { whisker: { stroke: ink, strokeWidth: 1.5 } },
+    };
+  }
+
+  const charts = [...document.querySelectorAll(".chart")].map((place) => ({
+    place, spec: JSON.parse(place.parentElement.querySelector(".spec").textContent), view: null,
+  }));
+
+  async function draw() {
+    const config = dress();
+    for (const chart of charts) {
+      chart.view?.finalize();
+      const result = await window.vegaEmbed(chart.place, chart.spec, {
+        mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, config,
+        tooltip: { disableDefaultStyle: true },
+      });
+      chart.view = result.view;
+    }
+  }
+  draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+  const SHAPES = {
+    0: "M4.5,0A4.5,4.5,0,1,1,-4.5,0A4.5,4.5,0,1,1,4.5,0Z", 1: "M0,-5.5L4.5,0L0,5.5L-4.5,0Z",
+    2: "M-4,-4H4V4H-4Z", 3: "M0,-5L5,4H-5Z", 4: "M0,5L5,-4H-5Z",
+    5: "M-5,-1.7H-1.7V-5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5Z", 6: "M5,0L-4,5V-5Z", 7: "M-5,0L4,5V-5Z",
+    reference: "M-5,-1H5V1H-5Z",
+  };
+  for (const path of document.querySelectorAll("path[data-place]")) path.setAttribute("d", SHAPES[path.dataset.place]);
+
+  // Numbers by size, other text by alphabet; what is empty comes last either way.
+  function compare(a, b) {
+    const [x, y] = [Number(a), Number(b)];
+    return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b, "en", { numeric: true }) : x - y;
+  }
+
+  function sort(table, index, direction) {
+    const body = table.tBodies[0];
+    const value = (row) => row.cells[index].dataset.value;
+    const rows = [...body.rows].sort((a, b) =>
+      !value(a) || !value(b) ? !value(a) - !value(b) : direction * compare(value(a), value(b)));
+    body.append(...rows);
+  }
+
+  for (const head of document.querySelectorAll("th")) {
+    head.firstElementChild.addEventListener("click", () => {
+      const ascending = head.getAttribute("aria-sort") !== "ascending";
+      for (const other of head.parentElement.cells) other.setAttribute("aria-sort", "none");
+      head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+      sort(head.closest("table"), head.cellIndex, ascending ? 1 : -1);
+    });
+  }
+})();

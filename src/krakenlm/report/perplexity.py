@@ -1,0 +1,207 @@
+"""The page's section on training and perplexity."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from krakenlm.files import read_json
+from krakenlm.report.elements import Column, Figure, Group, Sample, Section, table, verbatim
+from krakenlm.report.figures import DASHES, Palette, curves, dots, thinned
+from krakenlm.report.numbers import Row, count, digits, distinct, number, plural
+
+NEEDED = (
+    "model", "architecture", "degree", "parameters", "tokens_seen", "data", "protocol", "loss", "perplexity",
+    "bits_per_byte", "seed", "run",
+)  # fmt: skip
+MOST_DOTS = 250  # beyond that they hide the lines
+
+
+class Trained:
+    """One trained model: its metrics.json and what perplexity.csv calls it."""
+
+    def __init__(self, path: Path, rows: Sequence[Row]) -> None:
+        folder = Path(path).resolve().parent
+        self.metrics = read_json(path)
+        row = next((row for row in rows if row["run"] and f"{folder.as_posix()}/".endswith(f"/{row['run']}/")), None)
+        # models/<name>/seed<k>-<hash>/metrics.json
+        self.name = row["model"] if row else folder.parent.name
+        self.architecture = row["architecture"] if row else ""
+        self.seed = row["seed"] if row else folder.name.removeprefix("seed").split("-")[0]
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+
+def section(rows: Sequence[Row], metrics: Sequence[Path], palette: Palette) -> Section:
+    """Training curves, validation, and the whole validation set."""
+    trained = [Trained(path, rows) for path in metrics]
+    groups = [*training_groups(trained, rows, palette), *final_groups(rows, palette)]
+    lead = [] if trained else ["No training curves were given."]
+    if not rows:
+        lead.append("No perplexity was measured in this run.")
+        return Section("perplexity", "Perplexity", lead, groups=groups)
+    lead += [what(rows), floor_sentence(rows), ngram_sentence(rows)]
+    return Section(
+        "perplexity",
+        "Perplexity",
+        [text for text in lead if text],
+        groups=groups,
+        tables=[scores(rows)],
+        details=[verbatim("perplexity-verbatim", "perplexity.csv as it is", rows)],
+    )
+
+
+def is_ngram(row: Row) -> bool:
+    return row["architecture"] in ("", "n-gram")
+
+
+def what(rows: Sequence[Row]) -> str:
+    networks = [row for row in rows if not is_ngram(row)]
+    seeds = len(distinct(networks, "seed"))
+    return (
+        f"Measured on {' and '.join(distinct(networks, 'data')) or 'unnamed data'}; protocol: "
+        f"{' and '.join(distinct(networks, 'protocol')) or 'unnamed'}. {plural(len(networks), 'trained model')}, "
+        f"{plural(seeds, 'seed')}"
+        + (
+            ": with one run of each there is no spread to show, and small differences mean nothing."
+            if seeds < 2
+            else "."
+        )
+    )
+
+
+def floor_sentence(rows: Sequence[Row]) -> str:
+    floors = distinct(rows, "floor_perplexity")
+    if not floors:
+        return "The perplexity that this text\u2019s own source would reach is not known, so no floor is drawn."
+    return (
+        f"The dashed line is the floor: perplexity {' and '.join(map(digits, floors))}, what the program that wrote "
+        "the text would itself reach. No model can be expected below it."
+    )
+
+
+def ngram_sentence(rows: Sequence[Row]) -> str:
+    if any(is_ngram(row) for row in rows):
+        return "The n-grams saw the same training tokens and are scored on the same validation tokens."
+    return "No n-grams were scored in this run."
+
+
+def training_groups(trained: Sequence[Trained], rows: Sequence[Row], palette: Palette) -> list[Group]:
+    if not trained:
+        return []
+    variants = dashes(trained)
+    figures, size = [], 1
+    for title, key in (("Training loss", "curve"), ("Validation loss", "validation")):
+        values = []
+        for model in trained:
+            means, size_here = thinned(model.metrics.get(key) or [])
+            size = max(size, size_here) if key == "curve" else size
+            values += [curve_point(model, mean, palette, variants[model.name]) for mean in means]
+        if values:
+            spec = curves(
+                values, palette, "loss, nats a token (logarithmic)", levels(rows, key), points=key == "validation"
+            )
+            figures.append(
+                Figure(title, f"{title} against the training step, one line a model; the table has the end.", spec)
+            )
+    key = {
+        model.name: Sample(model.name, model.architecture, dash=" ".join(map(str, DASHES[variants[model.name]])))
+        for model in trained
+    }
+    data = " and ".join(distinct(rows, "data"))
+    caption = f"Measured while training{data and f' on {data}'}, {plural(len(trained), 'run')} in all. "
+    caption += (
+        f"Training loss: each point is the mean of {size} readings. "
+        if size > 1
+        else ("Training loss: as read, not smoothed. ")
+    )
+    caption += "Validation loss: on a sample of the validation windows."
+    return [Group("While training", figures, caption, list(key.values()))] if figures else []
+
+
+def dashes(trained: Sequence[Trained]) -> dict[str, int]:
+    """The place of each model's dash: its number among the models of its architecture."""
+    places: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for model in trained:
+        if model.name not in places:
+            places[model.name] = seen.get(model.architecture, 0) % len(DASHES)
+            seen[model.architecture] = seen.get(model.architecture, 0) + 1
+    return places
+
+
+def curve_point(model: Trained, mean: Mapping, palette: Palette, variant: int) -> dict:
+    step, loss = mean["step"], mean["loss"]
+    return {
+        "series": model.label,
+        "place": palette.place(model.architecture),
+        "variant": variant,
+        "step": round(step, 1),
+        "value": round(loss, 5),
+        "text": f"{model.label}, step {step:,.0f}: {loss:.4f}",
+    }
+
+
+def levels(rows: Sequence[Row], key: str) -> list[dict]:
+    """Lines across a chart of losses: the floor, and beside the validation loss the n-grams."""
+    floors = [
+        {"value": value, "name": "floor", "lowest": True}
+        for text in distinct(rows, "floor_loss")
+        if (value := number(text))
+    ]
+    ngrams = [
+        {"value": value, "name": row["model"], "lowest": False}
+        for row in rows
+        if key == "validation" and is_ngram(row) and (value := number(row["loss"])) is not None
+    ]
+    return floors + ngrams
+
+
+def final_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
+    """The networks after training, a chart for each protocol; beside n-grams they would all look the same."""
+    groups = []
+    scored = [row for row in rows if not is_ngram(row) and number(row["perplexity"]) is not None]
+    for protocol in dict.fromkeys(row["protocol"] for row in scored):
+        part = sorted((row for row in scored if row["protocol"] == protocol), key=lambda row: float(row["perplexity"]))
+        floors = [value for text in distinct(part, "floor_perplexity") if (value := number(text)) is not None]
+        spec = dots(
+            [dot(row, palette) for row in part],
+            palette,
+            "perplexity",
+            mark=floors[0] if len(floors) == 1 else None,
+        )
+        figure = Figure("Perplexity", "Perplexity of each model; the table below has the figures.", spec)
+        caption = f"Measured: {protocol or 'protocol unnamed'}, {' and '.join(distinct(part, 'data'))}; one dot a run."
+        caption += " Dashed: the floor." if len(floors) == 1 else ""
+        groups.append(Group("Validation set, after training", [figure], caption, wide=True))
+    return groups
+
+
+def dot(row: Row, palette: Palette) -> dict:
+    seed = f", seed {row['seed']}" if row["seed"] else ""
+    return {
+        "label": row["model"],
+        "place": palette.place(row["architecture"]),
+        "value": float(row["perplexity"]),
+        "low": None,
+        "high": None,
+        "text": f"{row['model']}{seed}: {digits(row['perplexity'])}",
+    }
+
+
+def scores(rows: Sequence[Row]):
+    columns = [
+        Column("model", "model"),
+        Column("perplexity", "perplexity", digits),
+        Column("loss", "loss", digits, "nats a token"),
+        Column("bits_per_byte", "bits a byte", digits),
+        Column("floor_perplexity", "floor", digits, "perplexity of the program that wrote the text"),
+        Column("parameters", "parameters", count, "of n-grams: how many are stored"),
+        Column("tokens_seen", "tokens seen", count),
+        Column("degree", "degree", count, "number of Kraken's splits"),
+        Column("seed", "seed", count),
+        Column("tokens", "tokens scored", count),
+        Column("protocol", "protocol"),
+        Column("data", "data"),
+    ]
+    return table("perplexity-table", "Perplexity", columns, rows)

@@ -1,0 +1,317 @@
+"""The page's section on time to first token, and the one on what it costs."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from krakenlm.report.elements import Cell, Column, Figure, Group, Sample, Section, Table, table, verbatim
+from krakenlm.report.figures import Palette, bars_by_context, dots_by_context
+from krakenlm.report.numbers import Row, count, digits, distinct, geometric_mean, number, plural, sentence, span, times
+
+NEEDED = (
+    "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs", "ttft_ms_median",
+    "ttft_ms_std", "speedup_vs_standard", "source", "parameters", "kv_bytes_per_token", "ci_low", "ci_high",
+)  # fmt: skip
+# What makes two rows comparable, besides the architecture and the context.
+CELL = ("size", "tp", "batch", "engine", "device", "link", "source", "dtype")
+SETTING = ("source", "engine", "device", "link", "dtype")
+# Kraken's mean over standard in the paper's abstract, and where it was measured.
+PAPER_SPEEDUP = "1.356"
+PAPER_WHERE = "8 A100 40 GB, NVSwitch, TensorRT-LLM; 35.6% in the mean (arXiv 2408.07802)"
+
+
+def section(rows: Sequence[Row], palette: Palette) -> Section:
+    """Time to first token by context, and the speed-up over standard."""
+    if not rows:
+        return Section("ttft", "Time to first token", ["No time to first token was measured in this run."])
+    return Section(
+        "ttft",
+        "Time to first token",
+        [headline(rows), spread(rows)],
+        summary=summary(rows),
+        groups=[group(part, palette, speedup_limits(rows)) for part in split(rows, CELL)],
+        tables=[every_cell(rows)],
+        details=[verbatim("ttft-verbatim", "ttft.csv as it is", rows)],
+    )
+
+
+def split(rows: Sequence[Row], columns: Sequence[str]) -> list[list[Row]]:
+    """The rows in groups of equal values in `columns`, in the order of the table."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(column, "") for column in columns), []).append(row)
+    return list(groups.values())
+
+
+def shared(rows: Sequence[Row]) -> list[Row]:
+    """Rows with a speed-up at two ranks or more: what one rank does says nothing about communication."""
+    return [
+        row
+        for row in rows
+        if (number(row["tp"]) or 0) > 1
+        and row["architecture"] != "standard"
+        and (number(row["speedup_vs_standard"]) or 0) > 0
+    ]
+
+
+def where(rows: Sequence[Row]) -> str:
+    """`<device>, link <link>, engine <engine>, float32`, from what the rows say."""
+    words = [" and ".join(distinct(rows, "device")) or "an unknown device"]
+    words += [f"{name} {' and '.join(distinct(rows, name))}" for name in ("link", "engine") if distinct(rows, name)]
+    return ", ".join([*words, *distinct(rows, "dtype")])
+
+
+def how(rows: Sequence[Row]) -> str:
+    """`measured on <where>` or `simulated for <where>`."""
+    sources = distinct(rows, "source")
+    return f"{' and '.join(sources) or 'of unknown source'} {'on' if sources == ['measured'] else 'for'} {where(rows)}"
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """Kraken's mean speed-up, of measured rows where there are any, and that over the best form of standard."""
+    krakens = [row for row in shared(rows) if row["architecture"] == "kraken"]
+    krakens.sort(key=lambda row: row["source"] != "measured")
+    if not krakens:
+        return "No row has Kraken on two ranks or more beside standard, so there is no speed-up to report."
+    kraken = split(krakens, SETTING)[0]
+    speedups = [float(row["speedup_vs_standard"]) for row in kraken]
+    text = (
+        f"Kraken\u2019s first token arrives {times(geometric_mean(speedups))} as fast as standard\u2019s: the "
+        f"geometric mean over {plural(len(kraken), 'cell')} (size, ranks and context) with two ranks or more, from "
+        f"{times(min(speedups))} to {times(max(speedups))}, {how(kraken)}."
+    )
+    best = [float(row["speedup_vs_standard"]) / chunked_speedup(row, rows) for row in kraken]
+    if best == speedups:
+        return text
+    return f"{text} Over the faster of standard and standard-chunked in each cell it is {times(geometric_mean(best))}."
+
+
+def chunked_speedup(row: Row, rows: Sequence[Row]) -> float:
+    """Speed-up of standard-chunked over standard in the row's cell; 1 where it is slower or was not run."""
+    same = [other for other in rows if all(other.get(key) == row.get(key) for key in (*CELL, "context"))]
+    chunked = [number(other["speedup_vs_standard"]) for other in same if other["architecture"] == "standard-chunked"]
+    return max([1.0, *(value for value in chunked if value)])
+
+
+def spread(rows: Sequence[Row]) -> str:
+    """Runs and their spread, of what was measured."""
+    measured = [row for row in rows if row["source"] == "measured"]
+    ratios = [
+        100 * deviation / median
+        for row in measured
+        if (deviation := number(row["ttft_ms_std"])) is not None and (median := number(row["ttft_ms_median"]))
+    ]
+    text = "Nothing here was measured: every figure is simulated"
+    if measured:
+        text = f"Each measured figure is the median of {span([row['runs'] for row in measured])} runs"
+    if ratios:
+        text += f"; the standard deviation of the runs is {min(ratios):.1f}% to {max(ratios):.1f}% of the median"
+    drifted = sum(row.get("drifted", "").lower() in ("true", "1") for row in measured)
+    if drifted:
+        text += (
+            f"; {plural(drifted, 'row')} of {len(measured)} drifted: the first and the second half of the runs differ"
+        )
+    return f"{text}. Weights are random: the time does not depend on what a model has learnt, nor on the text."
+
+
+def speedup_limits(rows: Sequence[Row]) -> tuple[float, float]:
+    """Ends of the axis of every chart of speed-ups, so that they compare."""
+    columns = ("speedup_vs_standard", "speedup_ci_low", "speedup_ci_high")
+    found = [value for row in rows for key in columns if (value := number(row.get(key, ""))) is not None]
+    return min([1.0, *found]), max([1.05, *found])
+
+
+def group(rows: list[Row], palette: Palette, limits: tuple[float, float]) -> Group:
+    """Both charts of one size and number of ranks; `limits` of the axis of speed-ups."""
+    title = f"{rows[0]['size']}, {plural(int(number(rows[0]['tp']) or 0), 'rank')}"
+    key = [Sample(name, name) for name in dict.fromkeys(row["architecture"] for row in rows)]
+    times_of = [point(row, palette, "ttft_ms_median") for row in rows if number(row["ttft_ms_median"]) is not None]
+    speedups = [
+        point(row, palette, "speedup_vs_standard")
+        for row in rows
+        if row["architecture"] != "standard" and number(row["speedup_vs_standard"]) is not None
+    ]
+    figures = [
+        Figure(
+            "Time to first token",
+            f"Time to first token in milliseconds against the context, {title}; the table below has the figures.",
+            bars_by_context(times_of, palette, "TTFT, ms"),
+        )
+    ]
+    if speedups:
+        figures.append(
+            Figure(
+                "Speed-up over standard",
+                f"Speed-up over standard against the context, {title}; the table below has the figures.",
+                dots_by_context(speedups, palette, "TTFT of standard / TTFT", limits, 1),
+            )
+        )
+    return Group(title, figures, caption(rows), key)
+
+
+def point(row: Row, palette: Palette, column: str) -> dict:
+    """A value with its interval, and what is said of it under the pointer."""
+    timed = column == "ttft_ms_median"
+    ends = ("ci_low", "ci_high") if timed else ("speedup_ci_low", "speedup_ci_high")
+    value, (low, high) = number(row[column]), (number(row.get(end, "")) for end in ends)
+    if low is None or high is None:
+        low = high = None
+    show = digits if timed else times
+    interval = "" if low is None else f", 95% interval {show(low)} to {show(high)}"
+    degree = f", degree {row['degree']}" if row["degree"] not in ("", "1") else ""
+    return {
+        "series": f"{row['architecture']} {row['degree']}",
+        "place": palette.place(row["architecture"]),
+        "context": int(number(row["context"]) or 0),
+        "value": value,
+        "low": low,
+        "high": high,
+        "text": f"{row['architecture']}{degree}, context {row['context']}: {show(value)}{' ms' if timed else ''}"
+        f"{interval} ({row['source']})",
+    }
+
+
+def caption(rows: list[Row]) -> str:
+    parts = [sentence(how(rows)), f"batch {span([row['batch'] for row in rows])}"]
+    if runs := span([row["runs"] for row in rows]):
+        parts.append(f"median of {runs} runs each")
+    if any(row["ci_low"] for row in rows):
+        parts.append("thin lines: 95% intervals")
+    if order := " and ".join(distinct(rows, "interleave")):
+        parts.append(f"order of the runs: {order}")
+    return "; ".join(parts) + "."
+
+
+def summary(rows: Sequence[Row]) -> Table:
+    """Geometric means by architecture and setting, with the paper's figure below."""
+    columns = [
+        Column("architecture", "architecture"),
+        Column("mean", "speed-up", times, "geometric mean over cells of TTFT of standard over TTFT of this"),
+        Column("low", "lowest", times),
+        Column("high", "highest", times),
+        Column("cells", "cells", count, "combinations of size, ranks (two or more) and context"),
+        Column("source", "source"),
+        Column("where", "where"),
+    ]
+    cells = []
+    for part in split(shared(rows), ("architecture", *SETTING)):
+        speedups = [number(row["speedup_vs_standard"]) for row in part]
+        name, values = part[0]["architecture"], (geometric_mean(speedups), min(speedups), max(speedups))
+        cells.append(
+            [
+                Cell(name, name, name),
+                *(Cell(times(value), repr(value)) for value in values),
+                Cell(str(len(part)), str(len(part))),
+                *(Cell(text, text) for text in (part[0]["source"], where(part))),
+            ]
+        )
+    paper = ["kraken (paper)", times(float(PAPER_SPEEDUP)), "", "", "", "published", PAPER_WHERE]
+    cells.append(
+        [
+            Cell(text, PAPER_SPEEDUP if place == 1 else text, "kraken" if place == 0 else "")
+            for place, text in enumerate(paper)
+        ]
+    )
+    return Table("ttft-summary", "Speed-up over standard at two ranks or more", columns, cells)
+
+
+def ratio(value: object) -> str:
+    return times(number(value))
+
+
+def every_cell(rows: Sequence[Row]) -> Table:
+    columns = [
+        Column("architecture", "architecture"),
+        Column("size", "size"),
+        Column("tp", "ranks", count, "tensor-parallel ranks"),
+        Column("context", "context", count, "tokens of the prompt"),
+        Column("ttft_ms_median", "median, ms", digits),
+        Column("ci_low", "from", digits, "lower end of the 95% interval, ms"),
+        Column("ci_high", "to", digits, "upper end of the 95% interval, ms"),
+        Column("speedup_vs_standard", "speed-up", ratio),
+        Column("speedup_ci_low", "from", ratio, "lower end of the 95% interval of the speed-up"),
+        Column("speedup_ci_high", "to", ratio, "upper end of the 95% interval of the speed-up"),
+        Column("ttft_ms_std", "std, ms", partial(digits, significant=3), "standard deviation of the runs"),
+        Column("ttft_ms_p95", "p95, ms", digits),
+        Column("runs", "runs", count),
+        Column("source", "source"),
+        Column("drifted", "drifted", None, "whether the first and the second half of the runs differ"),
+        Column("degree", "degree", count, "number of Kraken's splits"),
+        Column("batch", "batch", count),
+        Column("layers_measured", "layers", count, "layers that were timed; the time is scaled to all of them"),
+        Column("link_gbit_measured", "link, Gbit/s", digits, "what the link gave, measured before the row"),
+        Column("engine", "engine"),
+        Column("device", "device"),
+    ]
+    return table("ttft-table", "Every cell", columns, rows)
+
+
+def price(rows: Sequence[Row]) -> Section:
+    """KV cache and parameters beside each speed-up."""
+    name, title = "price", "The price"
+    with_standard = [row | relative for row in rows if (relative := against_standard(row, rows))]
+    if not with_standard:
+        return Section(name, title, ["Without rows for standard there is nothing to hold a price against."])
+    lead = [
+        "All splits of a Kraken together are wider than the standard model of the same size, and so is its KV cache. "
+        "Memory for it is what the speed-up costs: it leaves room for fewer requests at a time, and for shorter ones.",
+        "\u201cPer parameter\u201d is the speed-up times the parameters over standard\u2019s: it takes back what a "
+        "model gains by being smaller.",
+    ]
+    contexts = sorted({value for row in with_standard if (value := number(row["context"]))})
+    lines = [over_contexts(part) for part in split(with_standard, ("architecture", "degree", "parameters", *CELL))]
+    shown = table("price-table", "Price of each speed-up", price_columns(contexts), lines)
+    return Section(name, title, lead, tables=[shown])
+
+
+def price_columns(contexts: Sequence[float]) -> list[Column]:
+    return [
+        Column("architecture", "architecture"),
+        Column("size", "size"),
+        Column("tp", "ranks", count),
+        Column("mean", "speed-up", ratio, "geometric mean over the contexts"),
+        Column("kv_ratio", "KV cache", ratio, "bytes per token over standard\u2019s"),
+        Column("parameters_ratio", "parameters", lambda value: f"{100 * float(value):.1f}%", "of standard\u2019s"),
+        Column("per_parameter", "per parameter", ratio, "speed-up x parameters / standard\u2019s"),
+        *(Column(f"at {c:g}", f"at {c:,g}", ratio, f"speed-up at a context of {c:,g} tokens") for c in contexts),
+        Column("degree", "degree", count),
+        Column("kv_bytes_per_token", "KV bytes a token", count, "over all ranks"),
+        Column("parameters", "parameters", count),
+        Column("source", "source"),
+    ]
+
+
+def over_contexts(rows: Sequence[Row]) -> dict[str, str]:
+    """One row for a model at every context: its speed-ups side by side, and their mean."""
+    speedups = {
+        f"at {number(row['context']):g}": row["speedup_vs_standard"]
+        for row in rows
+        if number(row["context"]) and (number(row["speedup_vs_standard"]) or 0) > 0
+    }
+    values = {"mean": "", "per_parameter": ""}
+    if speedups:
+        mean = geometric_mean([float(text) for text in speedups.values()])
+        share = number(rows[0]["parameters_ratio"])
+        values = {"mean": repr(mean), "per_parameter": "" if share is None else repr(mean * share)}
+    return {**rows[0], **speedups, **values}
+
+
+def against_standard(row: Row, rows: Sequence[Row]) -> dict[str, str]:
+    """Ratios to the standard model in the same cell; nothing for standard itself or without it."""
+    same = (*CELL, "context")
+    standard = [
+        other
+        for other in rows
+        if other["architecture"] == "standard" and all(other.get(key) == row.get(key) for key in same)
+    ]
+    if row["architecture"] == "standard" or not standard:
+        return {}
+    ratio = {
+        key: mine / theirs
+        for key in ("parameters", "kv_bytes_per_token")
+        if (mine := number(row[key])) and (theirs := number(standard[0][key]))
+    }
+    parameters, cache = ratio.get("parameters"), ratio.get("kv_bytes_per_token")
+    return {
+        "parameters_ratio": "" if parameters is None else repr(parameters),
+        "kv_ratio": "" if cache is None else repr(cache),
+    }

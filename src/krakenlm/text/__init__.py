@@ -1,0 +1,1 @@
+"""Text in, tokens out: corpora (`corpus`, `embedded`), tokenizers (`tokenizer`), token files (`store`)."""

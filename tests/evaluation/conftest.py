@@ -1,0 +1,56 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from krakenlm import models
+from krakenlm.text.store import tokenize
+from krakenlm.text.tokenizer import train_tokenizer
+
+STORIES = [
+    "Ann bought a hat at the market.\nQuestion: did Ann buy a hat?\nAnswer: yes",
+    "Ben lost a kite. He was sad because he liked the kite.\nQuestion: did Ben buy a kite?\nAnswer: no",
+    "Passage: Tom thanked *him* for the bike. True, False, or Neither? Is the answer correct?",
+]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A corpus folder whose validation documents have a known probability, 2 nats each."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = [{"text": STORIES[number % 3] + f" {number}", "nats": 2.0} for number in range(30)]
+    for split, part in (("train", rows[10:]), ("val", rows[:10])):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    (folder / "corpus.json").write_text(json.dumps({"data": "stories (synthetic)"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_tokenizer(corpus, 300, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokens(corpus, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens")
+    tokenize(corpus, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer, tmp_path_factory):
+    """A model folder with random weights, large enough that its predictions differ much from token to token."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    sizes = {"architecture": "standard", "n_layer": 2, "n_head": 2, "width": 32, "vocab_size": 320, "block_size": 48}
+    module = models.build(sizes)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.mul_(4)
+    models.save_model(module, folder)
+    shutil.copy(tokenizer, folder)
+    (folder / "metrics.json").write_text(json.dumps({"tokens_seen": 1234, "parameters": 5678}))
+    return folder

@@ -1,0 +1,129 @@
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
+
+from krakenlm.errors import InputError
+from krakenlm.evaluation import lm
+from krakenlm.evaluation.lm import KrakenLM
+
+PAIRS = [
+    ("Ann bought a hat at the market.\nQuestion: did Ann buy a hat?\nAnswer:", " yes"),
+    ("Ann bought a hat at the market.\nQuestion: did Ann buy a hat?\nAnswer:", " no"),
+    ("Ben lost a kite. ", "He was sad."),
+    ("", "Tom thanked him"),
+    ("Passage: Tom", " thanked *him* for the bike because he was glad."),
+    ("The market is long. " * 12 + "Ben bought", " a kite."),
+]
+
+
+@pytest.fixture(scope="module")
+def language_model(model):
+    return KrakenLM(model, device="cpu")
+
+
+def instances(kind, *arguments):
+    return [Instance(request_type=kind, doc={}, arguments=args, idx=number) for number, args in enumerate(arguments)]
+
+
+def direct(language_model, context_tokens, continuation_tokens):
+    """Log-probability token by token, from one forward pass for each."""
+    tokens, total, greedy = list(context_tokens), 0.0, True
+    for token in continuation_tokens:
+        with torch.inference_mode():
+            logits_V = language_model.module(torch.tensor([tokens[-language_model.max_length :]]))[0, -1].double()
+        total += torch.log_softmax(logits_V, -1)[token].item()
+        greedy = greedy and logits_V.argmax().item() == token
+        tokens.append(token)
+    return total, greedy
+
+
+def encode(language_model, text):
+    return language_model.tokenizer.encode(text).ids
+
+
+def test_lm_eval_finds_the_model_by_name():
+    assert get_model("krakenlm") is KrakenLM
+
+
+def test_loglikelihood_is_that_of_one_forward_pass_for_each_token(language_model):
+    found = language_model.loglikelihood(instances("loglikelihood", *PAIRS[:5]), disable_tqdm=True)
+    for (context, continuation), (nats, greedy) in zip(PAIRS[:5], found, strict=True):
+        kept = context.rstrip()
+        whole = encode(language_model, context + continuation)
+        cut = len(encode(language_model, kept))
+        before = whole[:cut] or [language_model.end]
+        expected, expected_greedy = direct(language_model, before, whole[cut:])
+        assert nats == pytest.approx(expected, rel=1e-5)
+        assert greedy == expected_greedy
+
+
+def test_a_context_longer_than_the_model_loses_its_beginning(language_model):
+    context, continuation = PAIRS[5]
+    ((nats, _),) = language_model.loglikelihood(instances("loglikelihood", PAIRS[5]), disable_tqdm=True)
+    whole, cut = encode(language_model, context + continuation), len(encode(language_model, context))
+    assert len(whole) > language_model.max_length
+    # One window holds all the continuation: the context does not slide while it is read.
+    window = whole[-language_model.max_length - 1 :]
+    with torch.inference_mode():
+        log_TV = torch.log_softmax(language_model.module(torch.tensor([window[:-1]]))[0].double(), -1)
+    predicted = len(whole) - cut
+    expected = sum(log_TV[place - 1, window[place]].item() for place in range(len(window) - predicted, len(window)))
+    assert nats == pytest.approx(expected, rel=1e-5)
+
+
+def test_results_do_not_depend_on_batches_or_order(language_model, monkeypatch):
+    together = language_model.loglikelihood(instances("loglikelihood", *PAIRS), disable_tqdm=True)
+    monkeypatch.setitem(lm.TOKENS_PER_BATCH, "cpu", 1)
+    alone = language_model.loglikelihood(instances("loglikelihood", *reversed(PAIRS)), disable_tqdm=True)[::-1]
+    assert [nats for nats, _ in alone] == pytest.approx([nats for nats, _ in together], rel=1e-5)
+    assert [greedy for _, greedy in alone] == [greedy for _, greedy in together]
+
+
+def test_a_continuation_longer_than_the_model_is_refused(language_model):
+    with pytest.raises(InputError, match="at most 48 tokens"):
+        language_model.loglikelihood(instances("loglikelihood", ("Ann", " kite" * 60)), disable_tqdm=True)
+
+
+def test_rolling_loglikelihood_predicts_every_token_once(language_model):
+    text = "The market is long. Ben bought a kite. " * 8
+    tokens, block = encode(language_model, text), language_model.max_length
+    assert 2 * block < len(tokens) < 8 * block
+    (found,) = language_model.loglikelihood_rolling(instances("loglikelihood_rolling", (text,)))
+    whole, expected = [language_model.end, *tokens], 0.0
+    for first in range(0, len(tokens), block):
+        last = min(first + block, len(tokens))
+        # Inputs end before the last predicted token and are a full block wherever that is possible.
+        inputs = whole[max(0, last - block) : last]
+        with torch.inference_mode():
+            log_TV = torch.log_softmax(language_model.module(torch.tensor([inputs]))[0].double(), -1)
+        expected += sum(log_TV[place - last, tokens[place]].item() for place in range(first, last))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def greedy_text(language_model, context, count):
+    tokens = encode(language_model, context)
+    start = len(tokens)
+    for _ in range(count):
+        with torch.inference_mode():
+            tokens.append(language_model.module(torch.tensor([tokens]))[0, -1].argmax().item())
+    return language_model.tokenizer.decode(tokens[start:])
+
+
+def test_generation_is_greedy_and_ends_at_the_limit_or_before_a_stop(language_model):
+    contexts = ["Ann bought", "Ben lost a kite. He"]
+    limit = {"max_gen_toks": 6}
+    whole = language_model.generate_until(instances("generate_until", *[(context, limit) for context in contexts]))
+    assert whole == [greedy_text(language_model, context, 6) for context in contexts]
+    stop = whole[0][len(whole[0]) // 2]
+    (cut,) = language_model.generate_until(instances("generate_until", (contexts[0], limit | {"until": [stop]})))
+    assert cut == whole[0].split(stop)[0]
+
+
+def test_generation_after_a_long_context_stays_within_the_block(language_model):
+    (text,) = language_model.generate_until(
+        instances("generate_until", (PAIRS[5][0], {"until": [], "max_gen_toks": 9}))
+    )
+    assert text
+    with pytest.raises(InputError, match="greedy"):
+        language_model.generate_until(instances("generate_until", ("Ann", {"do_sample": True})))

@@ -1,0 +1,175 @@
+import json
+
+import pandas
+import pytest
+from lm_eval.api.model import LM
+
+from krakenlm.errors import InputError
+from krakenlm.evaluation import superglue
+
+DESIGNED = ["model", "task", "metric", "value", "stderr", "n", "chance", "data", "seed", "scale", "run"]
+PASSAGE = "Ann and Ben went to Oslo. Ann bought a hat."
+
+
+def example(task, number):
+    """Example `number` of a task; labels go round."""
+    label = number % 2
+    hat = f"hat {number}"
+    return {
+        "boolq": {"question": f"did Ann buy a {hat}", "passage": PASSAGE, "label": label},
+        "cb": {"premise": PASSAGE, "hypothesis": f"Ann has a {hat}", "label": number % 3},
+        "copa": {
+            "premise": "Ann was cold.",
+            "choice1": f"She wore a {hat}.",
+            "choice2": f"She ate {hat}.",
+            "question": ("cause", "effect")[number // 2 % 2],
+            "label": label,
+        },
+        "multirc": {"paragraph": PASSAGE, "question": "What did Ann buy?", "answer": f"a {hat}", "label": label},
+        "record": {
+            "passage": f"{PASSAGE}\n@highlight\nBen slept",
+            "query": f"@placeholder bought {hat}.",
+            "entities": ["Ann", "Ben", "Oslo", "Rex"],
+            "answers": [("Ann", "Ben")[label]],
+        },
+        "rte": {"premise": PASSAGE, "hypothesis": f"Ann has a {hat}.", "label": label},
+        "wic": {
+            "word": "bat",
+            "sentence1": "Ann saw a bat.",
+            "sentence2": f"Ben fixed a bat {number}.",
+            "start1": 10,
+            "end1": 13,
+            "start2": 12,
+            "end2": 15,
+            "label": label,
+        },
+        "wsc": {
+            "text": f"Ann thanked Ben because he had brought a {hat}.",
+            "span1_index": 2 * (1 - label),
+            "span1_text": ("Ann", "Ben")[label],
+            "span2_index": 4,
+            "span2_text": "he",
+            "label": label,
+        },
+    }[task]
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    for task in superglue.TASKS:
+        rows = [json.dumps(example(task, number)) for number in range(8)]
+        (folder / f"{task}.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def run(model, tasks, out):
+    return superglue.evaluate(model, tasks, out, name="small", seed=3, scale="tiny", run="here", threads=1)
+
+
+class Knowing(LM):
+    """Prefers the right answer, by each task's own labels; of MultiRC, as its labels are meant."""
+
+    def __init__(self, model):
+        super().__init__()
+
+    def loglikelihood(self, requests):
+        return [(float(self.is_right(request)), False) for request in requests]
+
+    def is_right(self, request):
+        task, doc, answer = request.task_name, request.doc, request.args[1].strip()
+        if task == "record":
+            return doc["query"].replace("@placeholder", doc["answers"][0]) in answer
+        if task == "copa":
+            chosen = doc[("choice1", "choice2")[doc["label"]]]
+            return answer == chosen[0].lower() + chosen[1:]
+        words = {"cb": ("True", "False", "Neither"), "sglue_rte": ("True", "False")}.get(task, ("no", "yes"))
+        return answer.endswith(words[doc["label"]])
+
+    def loglikelihood_rolling(self, requests):
+        raise NotImplementedError
+
+    def generate_until(self, requests):
+        raise NotImplementedError
+
+
+def test_a_model_that_knows_the_answers_gets_all_but_lm_evals_multirc(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(superglue, "KrakenLM", Knowing)
+    rows = run(tmp_path, tasks, tmp_path / "out.csv")
+    values = {(row["task"], row["metric"]): row["value"] for row in rows}
+    assert values.pop(("multirc", "acc")) == 0
+    assert set(values.values()) == {1.0}
+    assert set(values) == {(task, "acc") for task in ("boolq", "cb", "copa", "rte", "wic", "wsc")} | {
+        ("cb", "f1"),
+        ("multirc", "acc (corrected)"),
+        ("record", "f1"),
+        ("record", "em"),
+    }
+    assert {row["task"] for row in rows if row["reported"]} == set(superglue.TASKS)
+
+
+def test_a_real_model_gets_a_table_that_a_second_run_repeats(model, tasks, tmp_path):
+    rows = run(model, tasks, tmp_path / "one.csv")
+    run(model, tasks, tmp_path / "two.csv")
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    table = pandas.read_csv(tmp_path / "one.csv")
+    assert list(table.columns[: len(DESIGNED)]) == DESIGNED
+    assert list(table.columns[len(DESIGNED) :]) == ["p_value", "task_version", "reported"]
+    assert set(table["n"]) == {8}
+    assert set(table["data"]) == {"questions"}
+    assert table["value"].between(0, 1).all()
+    assert table.loc[table["metric"] == "f1", "p_value"].isna().all()
+    by_metric = {row["metric"]: row["value"] for row in rows if row["task"] == "multirc"}
+    assert by_metric["acc"] + by_metric["acc (corrected)"] == pytest.approx(1)
+    assert not [path for path in tasks.iterdir() if path.suffix != ".jsonl"]
+
+
+def test_chance_is_the_better_of_a_uniform_and_a_constant_guess(model, tasks, tmp_path):
+    rows = {(row["task"], row["metric"]): row for row in run(model, tasks, tmp_path / "out.csv")}
+    # Labels 0 1 2 0 1 2 0 1: the most frequent has 3 of 8.
+    assert rows["cb", "acc"]["chance"] == 3 / 8
+    shares = (3 / 8, 3 / 8, 2 / 8)
+    uniform = sum(2 * share / 3 / (share + 1 / 3) for share in shares) / 3
+    assert rows["cb", "f1"]["chance"] == pytest.approx(uniform)
+    assert rows["boolq", "acc"]["chance"] == 1 / 2
+    assert rows["record", "em"]["chance"] == pytest.approx(1 / 4)
+    assert rows["record", "f1"]["chance"] == pytest.approx(1 / 4)
+
+
+def test_p_value_is_the_binomial_tail():
+    assert superglue.p_value(8, 8, 0.5) == pytest.approx(1 / 256)
+    assert superglue.p_value(7, 8, 0.5) == pytest.approx(9 / 256)
+    assert superglue.p_value(0, 8, 0.5) == 1
+
+
+def test_label_of_the_data_is_the_folders_own(tasks):
+    (tasks / "tasks.json").write_text(json.dumps({"data": "embedded (synthetic)"}))
+    assert superglue.data_label(tasks) == "embedded (synthetic)"
+    assert superglue.data_label(None) == "aps/super_glue"
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("boolq", {"label": 2}, "expected label 0 to 1, found 2"),
+        ("cb", {"premise": None}, "expected premise of type str for cb, found None"),
+        ("copa", {"question": "why"}, "expected question cause or effect, found 'why'"),
+        ("record", {"answers": ["Tom"]}, "expected answers out of entities"),
+        ("record", {"query": "Ann slept."}, "expected @placeholder in query"),
+        ("wic", {"start1": 40, "end1": 44}, "expected a word at start1 to end1"),
+        ("wsc", {"span2_index": 3}, "expected 'he' as word 3 of text"),
+    ],
+)
+def test_a_row_that_does_not_fit_its_task_is_refused_with_file_and_line(tasks, task, change, message):
+    path = tasks / f"{task}.jsonl"
+    with open(path, "a") as file:
+        file.write(json.dumps(example(task, 0) | change) + "\n")
+    with pytest.raises(InputError, match=f"{task}.jsonl line 9: {message}"):
+        superglue.load_tasks(tasks)
+
+
+def test_a_missing_task_is_named(tasks):
+    (tasks / "rte.jsonl").unlink()
+    with pytest.raises(InputError, match=r"rte\.jsonl: expected examples of rte, found no file"):
+        superglue.load_tasks(tasks)

@@ -1,0 +1,77 @@
+"""What is said of timings, and a small measurement over two real ranks."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from krakenlm.errors import InputError
+from krakenlm.latency import statistics, ttft
+
+
+def test_a_summary_says_what_the_runs_were():
+    row = statistics.summarise([10, 11, 12, 13, 100])
+    assert row["ttft_ms_median"] == 12
+    assert row["ttft_ms_mean"] == pytest.approx(29.2)
+    assert row["ttft_ms_std"] == pytest.approx(np.std([10, 11, 12, 13, 100], ddof=1))
+    assert row["ci_low"] <= 12 <= row["ci_high"]
+
+
+def test_a_row_that_got_slower_is_flagged():
+    assert statistics.summarise([10, 10, 10, 12, 12, 12])["drifted"]
+    assert not statistics.summarise([10, 10.4, 10, 10.4, 10, 10.4])["drifted"]
+
+
+def test_a_speedup_of_interleaved_runs_has_the_interval_of_their_ratio():
+    noise = np.random.default_rng(0).normal(1, 0.1, 40)  # both are disturbed by the same
+    ratio, low, high = statistics.speedup(20 * noise, 10 * noise)
+    assert ratio == pytest.approx(2)
+    assert low == pytest.approx(2)
+    assert high == pytest.approx(2)
+
+
+def test_a_kraken_has_a_split_per_rank_and_two_at_least():
+    assert ttft.sizes_of("kraken", 1024, 16, 1) == {"architecture": "kraken", "degree": 2, "width": 896, "n_head": 28}
+    assert ttft.sizes_of("kraken", 2048, 16, 8)["degree"] == 8
+    assert ttft.sizes_of("standard", 1024, 16, 2) == {"architecture": "standard", "width": 1024, "n_head": 16}
+
+
+def test_more_ranks_than_cores_are_refused(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    ttft.check_ranks(2, 1)
+    with pytest.raises(InputError, match="tp: expected tp x threads within this machine's 2 cores, found 2 x 2"):
+        ttft.check_ranks(2, 2)
+
+
+@pytest.mark.skipif(len(__import__("os").sched_getaffinity(0)) < 2, reason="two ranks want two cores")
+def test_two_ranks_are_timed_at_every_context(tmp_path):
+    rows = ttft.measure_ttft(
+        size="small",
+        tp=2,
+        out_csv=tmp_path / "ttft.csv",
+        scale="tiny",
+        run="here",
+        architectures=["standard", "kraken"],
+        vocab_size=128,
+        contexts=[8, 16],
+        batch=1,
+        runs=10,
+        warmup=1,
+        dtype="float32",
+        threads=1,
+        seed=0,
+        n_layer=2,
+        width=32,
+        n_head=4,
+    )
+    with open(tmp_path / "ttft.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ttft.COLUMNS
+    assert [(row["architecture"], row["context"]) for row in table] == [
+        (architecture, context) for context in ("8", "16") for architecture in ("standard", "kraken")
+    ]
+    for row, written in zip(rows, table, strict=True):
+        assert float(written["ttft_ms_median"]) == pytest.approx(row["ttft_ms_median"], rel=1e-5)
+        assert float(written["link_gbit_measured"]) > 0
+        assert written["degree"] == ("2" if row["architecture"] == "kraken" else "")
+    assert float(table[0]["speedup_vs_standard"]) == 1

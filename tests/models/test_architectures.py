@@ -1,0 +1,261 @@
+"""Every architecture against its equations, written out naively, split by split."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from krakenlm import models
+from krakenlm.errors import InputError
+from krakenlm.models.sizing import (
+    forward_flops_per_token,
+    kraken_width,
+    kraken_width_for_total,
+    kv_bytes_per_token,
+    parameter_count,
+)
+
+SMALL = {"n_layer": 3, "n_head": 4, "width": 24, "vocab_size": 96, "block_size": 32}
+SIZES = {
+    "standard": {"architecture": "standard", **SMALL},
+    "parallel": {"architecture": "parallel", **SMALL},
+    "ladder": {"architecture": "ladder", **SMALL},
+    "kraken-1way": {"architecture": "kraken", "degree": 1, **SMALL},
+    "kraken-2way": {"architecture": "kraken", "degree": 2, **SMALL},
+    "kraken-4way": {"architecture": "kraken", "degree": 4, "ffn_expansion": 3, **SMALL},
+}
+
+
+@pytest.fixture
+def tokens_BT():
+    return torch.randint(96, (2, 11), generator=torch.Generator().manual_seed(1))
+
+
+def drawn(sizes):
+    """A model whose weights, LayerNorms included, are large enough that every mistake shows."""
+    torch.manual_seed(0)
+    module = models.build(sizes)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    return module.double().eval()
+
+
+def norm(x, weight):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * weight
+
+
+def attention(x, qkv, out, heads):
+    """Causal softmax attention, head by head and query by query."""
+    width = qkv.shape[0] // 3
+    q, k, v = (x @ part.T for part in qkv.split(width))
+    size = width // heads
+    y = torch.zeros_like(q)
+    for head in range(heads):
+        at = slice(head * size, (head + 1) * size)
+        for t in range(x.shape[1]):
+            scores = (q[:, t : t + 1, at] @ k[:, : t + 1, at].mT) / math.sqrt(size)
+            y[:, t : t + 1, at] = scores.softmax(-1) @ v[:, : t + 1, at]
+    return y @ out.T
+
+
+def mlp(x, up, down):
+    return F.gelu(x @ up.T, approximate="tanh") @ down.T
+
+
+def expected_standard(w, c, x):
+    for l in range(c.n_layer):
+        p = f"layers.{l}."
+        x = x + attention(
+            norm(x, w[p + "norm1.weight"]), w[p + "attention.qkv.weight"], w[p + "attention.out.weight"], c.n_head
+        )
+        x = x + mlp(norm(x, w[p + "norm2.weight"]), w[p + "mlp.up.weight"], w[p + "mlp.down.weight"])
+    return x
+
+
+def expected_ladder(w, c, x):
+    a = m = torch.zeros_like(x)
+    for l in range(c.n_layer):
+        p = f"layers.{l}."
+        x = x + a
+        a = attention(
+            norm(x, w[p + "norm1.weight"]), w[p + "attention.qkv.weight"], w[p + "attention.out.weight"], c.n_head
+        )
+        x = x + m
+        m = mlp(norm(x, w[p + "norm2.weight"]), w[p + "mlp.up.weight"], w[p + "mlp.down.weight"])
+    return x + a + m
+
+
+def expected_parallel(w, c, x):
+    d = c.width
+    for l in range(c.n_layer):
+        p = f"layers.{l}."
+        y = norm(x, w[p + "norm.weight"])
+        qkv, up = w[p + "qkv_up.weight"][: 3 * d], w[p + "qkv_up.weight"][3 * d :]
+        out, down = w[p + "out.weight"][:, :d], w[p + "out.weight"][:, d:]
+        x = x + attention(y, qkv, out, c.n_head) + mlp(y, up, down)
+    return x
+
+
+def expected_kraken(w, c, x):
+    """The paper's equations as they stand: the sum over the *other* splits, added to h_i."""
+    streams = [x] * c.degree
+    for l in range(c.n_layer):
+        p, new = f"layers.{l}.", []
+        for i in range(c.degree):
+            normed = norm(streams[i], w[p + "norm1.weight"][i])
+            h = streams[i] + attention(
+                normed, w[p + "attention.qkv.weight"][i], w[p + "attention.out.weight"][i], c.n_head // c.degree
+            )
+            others = sum(streams[j] for j in range(c.degree) if j != i) if l > 0 else 0
+            fed = mlp(
+                norm(h + others, w[p + "norm2.weight"][i]), w[p + "mlp.up.weight"][i], w[p + "mlp.down.weight"][i]
+            )
+            new.append(h + fed)
+        streams = new
+    merge = torch.cat(list(w["merge.weight"]), dim=1)
+    return torch.cat(streams, dim=-1) @ merge.T
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_forward_is_what_the_equations_say(name, tokens_BT):
+    module = drawn(SIZES[name])
+    w, c = module.state_dict(), module.config
+    x = w["embedding.tokens"][tokens_BT] + w["embedding.positions"][: tokens_BT.shape[1]]
+    y = globals()[f"expected_{c.architecture}"](w, c, x)
+    logits = norm(y, w["norm.weight"]) @ w["embedding.tokens"].T
+    torch.testing.assert_close(module(tokens_BT), logits, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_positions_that_are_asked_for_are_those_of_all_logits(name, tokens_BT):
+    module = drawn(SIZES[name])
+    whole = module(tokens_BT)
+    torch.testing.assert_close(module(tokens_BT, at=slice(-1, None)), whole[:, -1:])
+    torch.testing.assert_close(module(tokens_BT, at=torch.tensor([3, 7])), whole[:, [3, 7]])
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_later_token_changes_no_earlier_logit(name, tokens_BT):
+    module = drawn(SIZES[name])
+    other = tokens_BT.clone()
+    other[:, 6] = (other[:, 6] + 1) % 96
+    assert torch.equal(module(tokens_BT)[:, :6], module(other)[:, :6])
+    assert not torch.equal(module(tokens_BT)[:, 6:], module(other)[:, 6:])
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters_are_counted_without_building(name):
+    module = models.build(SIZES[name])
+    assert parameter_count(SIZES[name]) == sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parameters"),
+    [
+        ({"architecture": "kraken", "degree": 2, "n_layer": 12, "n_head": 12, "width": 678}, 124_012_302),
+        ({"architecture": "kraken", "degree": 4, "n_layer": 12, "n_head": 12, "width": 504}, 124_476_408),
+        ({"architecture": "kraken", "degree": 6, "n_layer": 12, "n_head": 12, "width": 418}, 123_205_082),
+        ({"architecture": "kraken", "degree": 2, "n_layer": 24, "n_head": 16, "width": 888}, 350_043_384),
+        ({"architecture": "kraken", "degree": 4, "n_layer": 24, "n_head": 16, "width": 644}, 353_355_716),
+        ({"architecture": "kraken", "degree": 4, "n_layer": 24, "n_head": 16, "width": 960}, 760_935_360),
+        ({"architecture": "standard", "n_layer": 12, "n_head": 12, "width": 768}, 124_373_760),
+        ({"architecture": "standard", "n_layer": 24, "n_head": 16, "width": 1024}, 354_599_936),
+        ({"architecture": "standard", "n_layer": 36, "n_head": 20, "width": 1280}, 773_582_080),
+    ],
+)
+def test_the_papers_configurations_have_the_papers_parameters(sizes, parameters):
+    sizes = sizes | {"vocab_size": 50304, "block_size": 1024}
+    assert parameter_count(sizes) == parameters
+    with torch.device("meta"):
+        module = models.build_rank(models.config_from_dict(sizes))
+    assert sum(parameter.numel() for parameter in module.parameters()) == parameters
+
+
+def test_initial_weights_have_the_papers_spread():
+    torch.manual_seed(0)
+    sizes = {"architecture": "kraken", "degree": 4, "n_layer": 8, "n_head": 8, "width": 64}
+    module = models.build(sizes | {"vocab_size": 512, "block_size": 64})
+    small = 0.02 / math.sqrt(2 * 8 * 4)
+    for name, tensor in module.state_dict().items():
+        if "norm" in name:
+            assert torch.equal(tensor, torch.ones_like(tensor))
+        else:
+            spread = small if name.endswith(("attention.out.weight", "mlp.down.weight")) else 0.02
+            assert tensor.std().item() == pytest.approx(spread, rel=0.03), name
+
+
+def test_the_width_that_matches_is_the_nearest_multiple():
+    assert kraken_width(1024, 16, 2) == (896, 28)  # 886.8 in multiples of 64
+    assert kraken_width(12288, 96, 8) == (5376, 8 * 42)  # 5320.9 in multiples of 128
+    assert kraken_width(768, 12, 4, rule="head_count") == (471, 12)  # 470.3 in multiples of 3
+    sizes = {
+        "architecture": "kraken",
+        "degree": 2,
+        "n_layer": 12,
+        "n_head": 12,
+        "vocab_size": 50304,
+        "block_size": 1024,
+    }
+    assert kraken_width_for_total(124_012_302, sizes) == 678
+
+
+def test_flops_and_cache_of_gpt2_by_hand():
+    gpt2 = {
+        "architecture": "standard",
+        "n_layer": 12,
+        "n_head": 12,
+        "width": 768,
+        "vocab_size": 50304,
+        "block_size": 1024,
+    }
+    weights = 12 * 12 * 768**2 + 50304 * 768
+    assert forward_flops_per_token(gpt2, 1023) == 2 * (weights + 12 * 2 * 768 * 512)
+    assert kv_bytes_per_token(gpt2, 2) == 2 * 12 * 768 * 2
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_model_comes_back_from_its_folder(name, tmp_path, tokens_BT):
+    module = models.build(SIZES[name])
+    models.save_model(module, tmp_path)
+    loaded = models.load_model(tmp_path)
+    assert loaded.config == module.config
+    assert torch.equal(loaded(tokens_BT), module(tokens_BT))
+
+
+def test_damaged_weights_are_one_clear_line(tmp_path):
+    models.save_model(models.build(SIZES["standard"]), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors: expected the weights that config\.json describes"):
+        models.load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"architecture": "mamba"}, "architecture: expected one of standard, parallel, ladder, kraken, found 'mamba'"),
+        ({"degree": 2}, "degree: unknown key of standard"),
+        ({"width": 25}, "width: expected a multiple of the 4 heads of a split, found 25"),
+        ({"n_layer": 0}, "n_layer: expected a whole number of at least 1, found 0"),
+        ({"architecture": "kraken", "degree": 3}, r"n_head: expected a multiple of the degree \(3\), found 4"),
+        ({"architecture": "kraken"}, "degree: expected a value for kraken, found none"),
+    ],
+)
+def test_a_mistake_in_a_configuration_names_the_key(change, line):
+    with pytest.raises(InputError, match=line):
+        models.config_from_dict(SIZES["standard"] | change)
+
+
+def test_a_config_round_trips():
+    for sizes in SIZES.values():
+        config = models.config_from_dict(sizes)
+        assert models.config_from_dict(config.to_dict()) == config
+
+
+def test_too_long_an_input_is_refused():
+    module = models.build(SIZES["standard"])
+    with pytest.raises(InputError, match=r"tokens: expected at most block_size \(32\)"):
+        module(torch.zeros(1, 33, dtype=torch.long))

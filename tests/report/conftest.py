@@ -1,0 +1,137 @@
+"""Result files as the other stages write them, small and made up."""
+
+import csv
+import json
+
+import pytest
+
+from krakenlm.report.build import build
+
+DATA = "embedded, 600 words (synthetic)"
+MODELS = {"standard": ("standard", ""), "kraken-2way": ("kraken", "2")}
+
+
+def write_csv(path, rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def perplexity_rows(models):
+    common = {"tokens_seen": 5000, "data": DATA, "protocol": "whole validation set", "scale": "tiny"}
+    floor = {"tokens": 90, "floor_loss": 1.25, "floor_perplexity": 3.4903429574618414}
+    rows = [
+        {
+            "model": name, "architecture": architecture, "degree": degree, "parameters": 1234567, **common,
+            "loss": 1.5 + place / 7, "perplexity": 4.4816890703380645 + place, "bits_per_byte": 0.51, "seed": 0,
+            "run": f"corpus/models/{name}/seed0-abc", **floor,
+        }
+        for place, (name, (architecture, degree)) in enumerate(models.items())
+    ]  # fmt: skip
+    changes = {
+        "model": "bigram",
+        "architecture": "n-gram",
+        "degree": "",
+        "seed": "",
+        "perplexity": 24.25,
+        "run": "ngrams",
+    }
+    return [*rows, rows[0] | changes]
+
+
+def superglue_rows(models):
+    metrics = [("boolq", "acc", True), ("multirc", "acc", True), ("multirc", "acc (corrected)", False)]
+    return [
+        {
+            "model": name, "task": task, "metric": metric, "value": 0.6125, "stderr": 0.0244, "n": 400, "chance": 0.5,
+            "data": DATA, "seed": 0, "scale": "tiny", "run": "r", "p_value": 0.000123, "task_version": 1.0,
+            "reported": reported,
+        }
+        for name in models
+        for task, metric, reported in metrics
+    ]  # fmt: skip
+
+
+def ttft_rows():
+    return [
+        {
+            "architecture": architecture, "size": "width-64", "degree": degree, "tp": tp, "context": context,
+            "batch": 1, "engine": "torch", "device": "CPU", "link": "gloo", "runs": 10,
+            "ttft_ms_median": median * context / 16, "ttft_ms_std": 0.5, "speedup_vs_standard": 8.123456789 / median,
+            "source": "measured", "parameters": parameters, "dtype": "float32", "kv_bytes_per_token": cache,
+            "ci_low": median - 0.25, "ci_high": median + 0.25, "interleave": "run by run", "scale": "tiny",
+            "run": "r",
+        }
+        for tp in (1, 2)
+        for context in (16, 32)
+        for architecture, degree, median, parameters, cache in (
+            ("standard", "", 8.123456789, 1000, 512), ("kraken", 2, 6.5, 980, 887),
+        )
+    ]  # fmt: skip
+
+
+def engine_rows(models):
+    return [
+        {
+            "model": name, "architecture": architecture, "degree": degree, "tp": 2, "prompts": 4, "prompt_tokens": 16,
+            "new_tokens": 8, "identical": True, "max_logit_difference": 1.5e-6, "ttft_ms_median": 3.25,
+            "ttft_ms_std": 0.1, "tokens_per_second": 210.5, "device": "CPU", "link": "gloo", "engine": "torch",
+            "dtype": "float32", "runs": 10, "interleave": "run by run", "data": DATA, "seed": 0, "scale": "tiny",
+            "run": "r",
+        }
+        for name, (architecture, degree) in models.items()
+    ]  # fmt: skip
+
+
+class Inputs:
+    """The report's inputs in a folder; `page()` builds it and returns its text."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.metrics = []
+        self.write()
+
+    def write(self, models=MODELS):
+        write_csv(self.folder / "perplexity.csv", perplexity_rows(models))
+        write_csv(self.folder / "superglue.csv", superglue_rows(models))
+        write_csv(self.folder / "ttft.csv", ttft_rows())
+        write_csv(self.folder / "engines.csv", engine_rows(models))
+        curve = [{"step": step, "loss": 6 - step / 10, "learning_rate": 0.1, "gradient_norm": 1.0} for step in range(9)]
+        metrics = {"curve": curve, "validation": curve[::4], "timings": {"seconds": 61.0}}
+        self.metrics = [
+            self.json(f"corpus/models/{name}/seed0-abc/metrics.json", metrics) for name in models if "<" not in name
+        ]
+        self.json("corpus.json", {"data": DATA, "documents": {"train": 90, "val": 10}})
+        self.json("manifest.json", {"data": DATA, "vocabulary": 500, "splits": {"train": {"tokens": 900}, "val": {}}})
+        record = {
+            "scale": "tiny",
+            "date": "2024-02-29",
+            "hardware": "CPU, 2 cores",
+            "seconds": 61,
+            "config": {"seeds": [0]},
+        }
+        self.json("run.json", {**record, "command": "snakemake --config scale=tiny", "versions": {"torch": "2.0.1"}})
+
+    def json(self, name, value):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+        return path
+
+    def page(self, name="report.html"):
+        tables = {
+            f"{table}_csv": self.folder / f"{table}.csv" for table in ("perplexity", "superglue", "ttft", "engines")
+        }
+        others = {f"{key}_json": self.folder / f"{key}.json" for key in ("corpus", "manifest", "run")}
+        build(**tables, **others, metrics=self.metrics, out_html=self.folder / name)
+        return (self.folder / name).read_text()
+
+    def rows(self, table):
+        with open(self.folder / f"{table}.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    return Inputs(tmp_path)

@@ -1,0 +1,214 @@
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from krakenlm.errors import InputError
+
+
+class Page(HTMLParser):
+    """What a browser would see: start tags, tables by id as rows of (shown, value), texts of scripts, visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.tables, self.scripts, self.text = [], {}, [], ""
+        self.inside = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        self.inside.append(tag)
+        if tag == "table":
+            self.rows = self.tables[attributes["id"]] = []
+        if tag == "tr":
+            self.rows.append([])
+        if tag == "td":
+            self.rows[-1].append(["", attributes["data-value"]])
+        if tag == "script":
+            self.scripts.append("")
+        if tag in ("meta", "link", "img", "br", "hr", "input"):
+            self.inside.pop()
+
+    def handle_endtag(self, tag):
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, text):
+        if self.inside and self.inside[-1] == "script":
+            self.scripts[-1] += text
+        elif "style" not in self.inside:
+            self.text += text
+            if "td" in self.inside:
+                self.rows[-1][-1][0] += text
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def specs(self):
+        places = [attributes.get("class") for attributes in self.all("script")]
+        return [json.loads(text) for text, place in zip(self.scripts, places, strict=True) if place == "spec"]
+
+
+def test_the_page_loads_nothing_from_anywhere(inputs):
+    page = Page(inputs.page())
+    loads = {"src", "srcset", "poster", "data", "background", "action", "formaction"}
+    assert not [(tag, name) for tag, attributes in page.tags for name in attributes if name in loads]
+    assert not [tag for tag, _ in page.tags if tag in ("link", "iframe", "object", "embed", "img", "base")]
+    assert not re.search(r"@import|url\(", inputs.page().split("<style>")[1].split("</style>")[0])
+    assert not [spec for spec in page.specs() if re.search(r'"url"|"\$schema"|https?://', json.dumps(spec))]
+
+
+def test_its_policy_forbids_all_but_the_scripts_that_are_in_it(inputs):
+    page = Page(inputs.page())
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe-eval" not in policy
+    own = [t for t, attributes in zip(page.scripts, page.all("script"), strict=True) if "type" not in attributes]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in own]
+    assert len(own) == 2
+    assert re.findall(r"'sha256-([^']+)'", policy) == hashes
+
+
+def test_what_stands_in_the_tables_is_what_stands_in_the_csvs(inputs):
+    page = Page(inputs.page())
+    for table in ("ttft", "perplexity", "superglue", "engines"):
+        shown = [[cell[0] for cell in row] for row in page.tables[f"{table}-verbatim"][1:]]
+        assert shown == [list(row.values()) for row in inputs.rows(table)]
+    medians = {row["ttft_ms_median"] for row in inputs.rows("ttft")}
+    assert medians <= {cell[1] for row in page.tables["ttft-table"][1:] for cell in row}
+    assert ["4.482", "4.4816890703380645"] in page.tables["perplexity-table"][1]
+
+
+def test_charts_have_the_values_of_the_csvs(inputs):
+    specs = json.dumps(Page(inputs.page()).specs())
+    for table, column in (("ttft", "ttft_ms_median"), ("perplexity", "perplexity"), ("engines", "ttft_ms_median")):
+        for row in inputs.rows(table):
+            assert f'"value": {float(row[column])!r}' in specs or row["model"] == "bigram"
+
+
+def test_the_headline_is_the_geometric_mean_of_the_cells_with_two_ranks(inputs):
+    page = Page(inputs.page())
+    assert "1.25\u00d7 as fast as standard\u2019s: the geometric mean over 2 cells" in " ".join(page.text.split())
+    kraken = page.tables["ttft-summary"][1]
+    assert float(kraken[1][1]) == pytest.approx(8.123456789 / 6.5)
+
+
+def test_the_price_stands_beside_each_speed_up(inputs):
+    prices = Page(inputs.page()).tables["price-table"][1:]
+    assert all("1.73\u00d7" in [cell[0] for cell in row] and "98.0%" in [cell[0] for cell in row] for row in prices)
+    assert len(prices) == 2
+
+
+def test_synthetic_data_is_called_synthetic_at_the_top_and_real_data_is_not(inputs):
+    assert "Synthetic data." in Page(inputs.page()).text.split("This run")[0]
+    for path in inputs.folder.glob("*.*"):
+        path.write_text(path.read_text().replace(" (synthetic)", ""))
+    assert "ynthetic" not in Page(inputs.page()).text
+
+
+def test_a_model_named_like_a_tag_stays_text(inputs):
+    name = "<script>alert(1)</script>"
+    inputs.write({"standard": ("standard", ""), name: ("kraken", "2")})
+    text = inputs.page()
+    page = Page(text)
+    assert "<script>alert" not in text
+    assert name in [row[0][0] for row in page.tables["perplexity-table"] if row]
+    assert name in json.dumps(page.specs())
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("ttft", "No time to first token was measured in this run."),
+        ("perplexity", "No perplexity was measured in this run."),
+        ("superglue", "No SuperGLUE task was scored in this run."),
+        ("engines", "No engine was built in this run."),
+    ],
+)
+def test_a_table_that_is_missing_or_empty_is_a_sentence(inputs, table, sentence):
+    path = inputs.folder / f"{table}.csv"
+    header = path.read_text().splitlines()[0]
+    for make in (path.unlink, path.touch, lambda: path.write_text(f"{header}\n")):
+        make()
+        assert sentence in Page(inputs.page()).text
+
+
+def test_without_n_grams_and_floor_the_page_says_so(inputs):
+    path = inputs.folder / "perplexity.csv"
+    lines = [line.replace("1.25,3.4903429574618414", ",") for line in path.read_text().splitlines(keepends=True)]
+    path.write_text("".join(lines[:-1]))
+    text = " ".join(Page(inputs.page()).text.split())
+    assert "No n-grams were scored in this run." in text
+    assert "so no floor is drawn" in text
+
+
+def test_without_corpus_manifest_and_curves_there_is_still_a_page(inputs):
+    (inputs.folder / "corpus.json").unlink()
+    (inputs.folder / "manifest.json").unlink()
+    inputs.metrics = []
+    assert "No training curves were given." in Page(inputs.page()).text
+
+
+def test_values_that_are_empty_or_infinite_are_left_out_of_charts(inputs):
+    for name in ("perplexity", "superglue", "ttft", "engines"):
+        path = inputs.folder / f"{name}.csv"
+        lines = path.read_text().splitlines()
+        columns = lines[0].split(",")
+        numbers = {"perplexity", "loss", "value", "stderr", "chance", "ci_low", "ttft_ms_median", "speedup_vs_standard"}
+        lines[1] = ",".join(
+            "inf" if column == "perplexity" else "" if column in numbers else text
+            for column, text in zip(columns, re.split(r",(?! )", lines[1]), strict=True)
+        )
+        path.write_text("\n".join(lines) + "\n")
+    assert "Infinity" not in json.dumps(Page(inputs.page()).specs())
+
+
+def test_a_table_without_a_needed_column_is_named(inputs):
+    path = inputs.folder / "ttft.csv"
+    path.write_text(path.read_text().replace("ttft_ms_median", "median"))
+    with pytest.raises(InputError, match=r"ttft\.csv: .*found none named ttft_ms_median"):
+        inputs.page()
+
+
+def test_equal_inputs_give_equal_bytes_below_three_megabytes(inputs):
+    first = inputs.page("first.html")
+    assert first == inputs.page("second.html")
+    assert len(first.encode()) < 3_000_000
+
+
+def test_an_architecture_has_the_same_colour_in_every_chart_and_table(inputs):
+    page = Page(inputs.page())
+    assert {a["class"] for a in page.all("i")} == {"dot place-0", "dot place-4", "dot place-reference"}
+    points = [point for spec in page.specs() for values in spec["datasets"].values() for point in values]
+    places = {(point["series"].split()[0], point["place"]) for point in points if "context" in point}
+    assert places == {("standard", "0"), ("kraken", "4")}
+
+
+def test_a_new_architecture_gets_a_colour_of_its_own(inputs):
+    path = inputs.folder / "ttft.csv"
+    path.write_text(path.read_text().replace("kraken,", "squid,"))
+    page = Page(inputs.page())
+    assert "dot place-5" in {attributes["class"] for attributes in page.all("i")}
+
+
+def test_many_readings_become_few_points(inputs):
+    curve = [{"step": step, "loss": 5.0, "learning_rate": 0.1, "gradient_norm": 1.0} for step in range(30_001)]
+    metrics = {"curve": curve, "validation": [], "timings": {"seconds": 1.0}}
+    inputs.metrics = [inputs.json("corpus/models/standard/seed0-abc/metrics.json", metrics)]
+    text = inputs.page()
+    assert "each point is the mean of 76 readings" in text
+    assert len(text.encode()) < 2_000_000
+
+
+def test_each_table_can_be_reached_and_sorted_with_the_keyboard(inputs):
+    page = Page(inputs.page())
+    assert len([a for a in page.all("div") if a.get("role") == "region" and a.get("tabindex") == "0"]) == len(
+        page.tables
+    )
+    heads = [index for index, (tag, _) in enumerate(page.tags) if tag == "th"]
+    assert all(page.tags[index + 1][0] == "button" for index in heads)
