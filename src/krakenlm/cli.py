@@ -162,9 +162,7 @@ def perplexity(
 
 
 @app.command()
-def ngrams(
-    tokens: Annotated[Path, typer.Option(help="Tokens folder.")], out: Out, scale: Scale = ""
-) -> None:
+def ngrams(tokens: Annotated[Path, typer.Option(help="Tokens folder.")], out: Out, scale: Scale = "") -> None:
     """Score a unigram, a bigram and a Kneser-Ney 5-gram on the same validation set."""
     from krakenlm.evaluation.ngrams import evaluate
 
@@ -223,7 +221,10 @@ def engines(
         folder = Path(engine)
         entries.append((folder.parts[0], root / "models" / folder.parent, root / "engines" / folder))
     with writing_stage("engines", out, {"engines": engines, **options}, timing=True) as run:
-        run.table("engines", measure_engines(entries, tokens_dir=tokens, out_csv=out, scale=scale, **options))
+        rows = measure_engines(
+            entries, tokens_dir=tokens, out_csv=out, scale=scale, run=folder_under_results(root), **options
+        )
+        run.table("engines", rows)
 
 
 @app.command()
@@ -240,9 +241,7 @@ def ttft(
 
     options = parse_json("settings", settings) | parse_json("shape", shape)
     with writing_stage("ttft", out, {"size": size, "tp": tp, **options}, name=f"{size} tp {tp}", timing=True) as run:
-        rows = measure_ttft(
-            size=size, tp=tp, out_csv=out, scale=scale, run=folder_under_results(out.parent), **options
-        )
+        rows = measure_ttft(size=size, tp=tp, out_csv=out, scale=scale, run=folder_under_results(out.parent), **options)
         run.table("ttft", rows)
 
 

@@ -101,24 +101,29 @@ def scale_file(scale: str, directory: Path) -> Path:
     path = directory / f"{scale}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in directory.glob("*.yaml")))
-        raise InputError(
-            f"scale: expected one of auto, {names}; found {scale!r}; choose one with --config scale=tiny"
-        )
+        raise InputError(f"scale: expected one of auto, {names}; found {scale!r}; choose one with --config scale=tiny")
     return path
 
 
 def merge(base: Mapping, over: Mapping) -> dict:
-    """`base` with `over` on top, key by key; a model or size that `over` sets to null is left out."""
+    """`base` with `over` on top, key by key."""
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = merge(merged[key], value)
         else:
             merged[key] = copy.deepcopy(value)
-    for key in ("models", "sizes"):
-        if isinstance(merged.get(key), Mapping):
-            merged[key] = {name: value for name, value in merged[key].items() if value is not None}
     return merged
+
+
+def without_nulls(config: Mapping) -> dict:
+    """The merged configuration without the models and sizes that a user has set to null."""
+    kept = {}
+    for key, value in config.items():
+        if key in ("models", "sizes") and isinstance(value, Mapping):
+            value = {name: item for name, item in value.items() if item is not None}
+        kept[key] = without_nulls(value) if isinstance(value, Mapping) else value
+    return kept
 
 
 def read_scalars(value: object) -> object:
@@ -238,9 +243,7 @@ def check_heads(key: str, width: int, n_head: int, degree: int) -> None:
 def check_recipe(key: str, values: Mapping, config: Mapping) -> None:
     unknown = sorted(set(values) - set(config["training"]))
     if unknown:
-        raise InputError(
-            f"{key}.{unknown[0]}: unknown key; expected one of {', '.join(sorted(config['training']))}"
-        )
+        raise InputError(f"{key}.{unknown[0]}: unknown key; expected one of {', '.join(sorted(config['training']))}")
     for name, value in values.items():
         wanted = type(config["training"][name])
         if wanted is not type(value) and not (wanted is float and type(value) is int):

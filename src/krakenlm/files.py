@@ -90,18 +90,16 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError:
         raise InputError(f"{path}: expected a JSON file, found none; run the stage that writes it") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: expected JSON, found a damaged file ({error}); delete it and run again"
-        ) from None
+        raise InputError(f"{path}: expected JSON, found a damaged file ({error}); delete it and run again") from None
 
 
 @contextlib.contextmanager
 def hold(path: str | Path, stage: str) -> Iterator[None]:
-    """Hold `<path>.lock` for a writer of `path`; a second writer waits for the first and says for whom.
+    """Hold a lock beside `path` for its writer; a second writer waits for the first and says for whom.
 
     The kernel frees the lock with the process, however that ends, so a lock never stays behind.
     """
-    lock_path = Path(f"{path}.lock")
+    lock_path = Path(path).with_name(f".{Path(path).name}.lock")
     lock_path.parent.mkdir(parents=True, exist_ok=True)
     with open(lock_path, "a+", encoding="utf-8") as lock:
         try:
@@ -145,7 +143,7 @@ def claim(path: str | Path, command: str) -> object:
 def held_locks(folder: str | Path) -> list[str]:
     """Who holds a writer's lock (`hold`) somewhere under `folder` at this moment."""
     holders = []
-    for path in sorted(Path(folder).rglob("*.lock")):
+    for path in sorted(Path(folder).rglob(".*.lock")):
         with open(path, encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ CORE_FLOPS = 30e9
 # A timing job with its process starts, weights and runs; an evaluation of one model: assumptions.
 TIMING_HOURS, EVALUATION_HOURS = 0.25, 0.5
 BYTES_PER_TOKEN_OF_TEXT = 4.6
-# Weights, gradients are not stored; a checkpoint has weights and AdamW's two moments in float32, three are kept at most.
+# A checkpoint has weights and AdamW's two moments in float32; three at most lie on the disk at once.
 CHECKPOINT_BYTES, CHECKPOINTS = 12, 3
 VOCABULARY_OF_GPT2 = 50304
 
@@ -45,9 +45,7 @@ def all_jobs(config: Mapping) -> list[tuple[str, dict]]:
         for seed in config["seeds"]
     ]
     timed = [
-        ("ttft", {"size": size, "tp": str(tp)})
-        for size in config["latency"]["sizes"]
-        for tp in config["latency"]["tp"]
+        ("ttft", {"size": size, "tp": str(tp)}) for size in config["latency"]["sizes"] for tp in config["latency"]["tp"]
     ]
     return [("corpus", {}), ("tokens", {}), *trained, ("engines", {}), *timed]
 

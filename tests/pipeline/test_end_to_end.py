@@ -89,9 +89,23 @@ def test_other_training_steps_rerun_training_and_what_follows_and_keep_the_earli
 def test_two_stages_by_hand_give_the_same_bytes(finished, tmp_path):
     corpus = next((finished.folder / "results").glob("tiny/*/corpus"))
     for name, arguments in {
-        "tokenizer.json": ["tokenizer", "--corpus", corpus, "--vocabulary", "512", "--out", tmp_path / "tokenizer.json"],
+        "tokenizer.json": [
+            "tokenizer",
+            "--corpus",
+            corpus,
+            "--vocabulary",
+            "512",
+            "--out",
+            tmp_path / "tokenizer.json",
+        ],
         "tokens/train.bin": [
-            "tokenize", "--corpus", corpus, "--tokenizer", corpus.parent / "tokenizer.json", "--out", tmp_path / "tokens",
+            "tokenize",
+            "--corpus",
+            corpus,
+            "--tokenizer",
+            corpus.parent / "tokenizer.json",
+            "--out",
+            tmp_path / "tokens",
         ],
     }.items():
         subprocess.run(["krakenlm", *map(str, arguments)], check=True, env=finished.environment(WANDB_MODE="disabled"))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 STAGES = (
-    "corpus", "tokenizer", "tokenize", "train", "ngrams", "tasks", "perplexity", "superglue", "shard", "engines", "ttft",
-    "collect", "report",
+    "corpus", "tokenizer", "tokenize", "train", "ngrams", "tasks", "perplexity", "superglue", "shard", "engines",
+    "ttft", "collect", "report",
 )  # fmt: skip
 TIMED_COLUMNS = {"ttft_ms_median", "ttft_ms_std", "tokens_per_second"}
 

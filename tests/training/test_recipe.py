@@ -5,6 +5,7 @@ import pytest
 from krakenlm.errors import InputError
 from krakenlm.training.recipe import Recipe
 
+
 @pytest.mark.parametrize(
     ("step", "rate"),
     [

@@ -31,9 +31,8 @@ def load_config():
     given = settings.merge(config, settings.read_scalars(workflow.config_settings.config))
     scale = find_scale(given.get("scale", "auto"))
     directory = Path(workflow.basedir) / "config" / "scales"
-    merged = settings.merge(
-        load_configfile(settings.scale_file(scale, directory)), given
-    ) | {"scale": scale}
+    base = load_configfile(settings.scale_file(scale, directory))
+    merged = settings.without_nulls(settings.merge(base, given)) | {"scale": scale}
     try:
         validate(merged, "../schemas/config.schema.yaml")
     except WorkflowError as error:

@@ -31,6 +31,7 @@ def measure_engines(
     tokens_dir: str | Path,
     out_csv: str | Path,
     scale: str,
+    run: str,
     tp: int,
     prompts: int,
     prompt_tokens: int,
@@ -67,9 +68,9 @@ def measure_engines(
         )
         given = {"tp": world, "prompts": prompts, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
         given |= {"engine": "torch", "dtype": "float32", "runs": runs, "interleave": "run by run", "scale": scale}
-        given |= {"data": store.manifest["data"], "device": measured["device"], "link": measured["link"], **state}
+        given |= {"data": store.manifest["data"], "device": device_name(), "link": measured["link"], **state}
         for (name, model, _), row in zip(group, measured["rows"], strict=True):
-            described = {"model": name, "run": f"models/{name}/{model.name}", **describe(model)}
+            described = {"model": name, "run": f"{run}/models/{name}/{model.name}", **describe(model)}
             rows.append(given | described | row)
     write_table(out_csv, rows, COLUMNS)
     return rows
@@ -111,7 +112,7 @@ def measure_on_rank(
     times = time_in_turns(engines, prompts_BT, new_tokens, comm, device, runs, warmup)
     rows = [row | time for row, time in zip(rows, times, strict=comm.rank == 0)]
     link = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else "gloo over loopback"
-    return {"rows": rows, "device": device_name(), "link": link}
+    return {"rows": rows, "link": link}
 
 
 def sequences(module: torch.nn.Module, prompts_BT: torch.Tensor, new_tokens: int, comm: Collectives) -> torch.Tensor:

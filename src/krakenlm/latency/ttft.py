@@ -80,7 +80,7 @@ def measure_ttft(
         "size": size,
         "tp": tp,
         "batch": batch,
-        "device": times["device"],
+        "device": statistics.device_name(),
         "engine": "torch",
         "link": times["link"],
         "runs": runs,
@@ -183,7 +183,7 @@ def time_on_rank(
         message = torch.zeros(batch, context, sizes[0]["width"], dtype=getattr(torch, dtype), device=device)
         link_gbit[str(context)] = measure_link(message, comm, device)
     link = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else "gloo over loopback"
-    return {"milliseconds": milliseconds, "link_gbit": link_gbit, "link": link, "device": statistics.device_name()}
+    return {"milliseconds": milliseconds, "link_gbit": link_gbit, "link": link}
 
 
 def random_rank(sizes: dict, comm: Collectives, device: str, dtype: torch.dtype, seed: int) -> torch.nn.Module:

@@ -11,33 +11,31 @@ from krakenlm.report.numbers import Row, number
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart: `spec` for Vega-Lite, what it shows in words, and what stands below it."""
+    """A chart: its title, what it shows in words for those who do not see it, and its Vega-Lite specification."""
 
     title: str
     description: str
     spec: dict
-    caption: str = ""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Charts that belong together below one title and one key (architecture and name of each sample)."""
+    """Charts below one title, with one legend and one caption; `wide` where a chart takes a row for itself."""
 
     title: str
     figures: list[Figure]
     caption: str
-    key: list["Sample"] = field(default_factory=list)
+    legend: list["Sample"] = field(default_factory=list)
     wide: bool = False
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An entry of a key: its name, the place of its colour, and its dash for lines."""
+    """An entry of a legend: its name, the architecture whose colour it has, and for lines the pattern of dashes."""
 
     name: str
     architecture: str
     dash: str = ""
-    symbol: bool = True
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from krakenlm.report.elements import Column, Figure, Group, Section, table, verbatim
+from krakenlm.report.elements import Column, Figure, Group, Section, Table, table, verbatim
 from krakenlm.report.figures import Palette, dots
 from krakenlm.report.numbers import Row, count, digits, distinct, number, plural, span
 
@@ -76,7 +76,7 @@ def dot(row: Row, palette: Palette) -> dict:
     }
 
 
-def every_engine(rows: Sequence[Row]):
+def every_engine(rows: Sequence[Row]) -> Table:
     columns = [
         Column("model", "model"),
         Column("agrees", "same tokens", None, "as the whole model"),

@@ -1,5 +1,5 @@
 """Charts as Vega-Lite specifications. They carry no colours of their own: the page gives them those of its light or
-dark dress, in the order of `ARCHITECTURES`, so that an architecture looks the same in every chart, key and table."""
+dark colour scheme, in the order of `ARCHITECTURES`: an architecture looks the same in every chart, legend and table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,7 +10,7 @@ ARCHITECTURES = ("standard", "standard-chunked", "parallel", "ladder", "kraken")
 SHAPES = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross", "triangle-right", "triangle-left")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [4, 4, 1, 4])
 REFERENCE = "reference"  # what is no architecture (n-grams): grey
-POINTS_PER_CURVE = 400
+POINTS_PER_CURVE = 300
 Values = Sequence[Mapping]
 
 
@@ -37,10 +37,9 @@ class Palette:
         return [*(str(index) for index in range(len(SHAPES))), REFERENCE]
 
 
-def specification(chart: alt.LayerChart, height: int | None) -> dict:
+def specification(chart: alt.LayerChart, height: int) -> dict:
     """The chart as a dictionary that fills its container's width; without addresses of schemas."""
-    properties = {"width": "container"} | ({} if height is None else {"height": height})
-    value = chart.properties(**properties).to_dict()
+    value = chart.properties(width="container", height=height).to_dict()
     for key in ("$schema", "config", "usermeta"):
         value.pop(key, None)
     return value
@@ -145,6 +144,8 @@ def curves(values: Values, palette: Palette, title: str, marks: Values = (), poi
     x = alt.X("step:Q", title="training step", axis=alt.Axis(tickCount=5, format="~s", grid=False))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log", nice=False, domain=ends(values, marks)))
     dash = alt.StrokeDash("variant:N", scale=alt.Scale(domain=list(range(len(DASHES))), range=DASHES), legend=None)
+    if not points:  # thousands of values, and nothing to point at
+        values = [{key: value[key] for key in value if key != "text"} for value in values]
     chart = alt.Chart(data(values)).encode(x=x, y=y, color=palette.colour(), detail="series:N")
     layers = [chart.mark_line(strokeWidth=1.5).encode(strokeDash=dash)]
     if points:

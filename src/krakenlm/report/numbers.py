@@ -36,8 +36,8 @@ def times(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}\u00d7"
 
 
-def plural(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
+def plural(n: int, one: str) -> str:
+    return f"{n:,} {one if n == 1 else one + 's'}"
 
 
 def span(values: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
-// Charts in the colours of the page, drawn again when its dress changes; tables that sort.
+// Charts in the colours of the page, drawn again when the colour scheme changes; tables that sort.
 (() => {
   "use strict";
   const PLACES = ["0", "1", "2", "3", "4", "5", "6", "7", "reference"];
 
-  function dress() {
+  function theme() {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     const [ink, soft, line] = ["ink", "soft", "line"].map(colour);
@@ -26,7 +26,7 @@
   }));
 
   async function draw() {
-    const config = dress();
+    const config = theme();
     for (const chart of charts) {
       chart.view?.finalize();
       const result = await window.vegaEmbed(chart.place, chart.spec, {
@@ -55,7 +55,7 @@
 
   function sort(table, index, direction) {
     const body = table.tBodies[0];
-    const value = (row) => row.cells[index].dataset.value;
+    const value = (row) => row.cells[index].dataset.value ?? row.cells[index].textContent;
     const rows = [...body.rows].sort((a, b) =>
       !value(a) || !value(b) ? !value(a) - !value(b) : direction * compare(value(a), value(b)));
     body.append(...rows);

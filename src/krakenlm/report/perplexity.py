@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from krakenlm.files import read_json
-from krakenlm.report.elements import Column, Figure, Group, Sample, Section, table, verbatim
+from krakenlm.report.elements import Column, Figure, Group, Sample, Section, Table, table, verbatim
 from krakenlm.report.figures import DASHES, Palette, curves, dots, thinned
 from krakenlm.report.numbers import Row, count, digits, distinct, number, plural
 
@@ -22,10 +22,11 @@ class Trained:
         folder = Path(path).resolve().parent
         self.metrics = read_json(path)
         row = next((row for row in rows if row["run"] and f"{folder.as_posix()}/".endswith(f"/{row['run']}/")), None)
+        row = row or next((row for row in rows if row["model"] == folder.parent.name), None)
         # models/<name>/seed<k>-<hash>/metrics.json
         self.name = row["model"] if row else folder.parent.name
         self.architecture = row["architecture"] if row else ""
-        self.seed = row["seed"] if row else folder.name.removeprefix("seed").split("-")[0]
+        self.seed = folder.name.removeprefix("seed").split("-")[0]
 
     @property
     def label(self) -> str:
@@ -44,7 +45,7 @@ def section(rows: Sequence[Row], metrics: Sequence[Path], palette: Palette) -> S
     return Section(
         "perplexity",
         "Perplexity",
-        [text for text in lead if text],
+        lead,
         groups=groups,
         tables=[scores(rows)],
         details=[verbatim("perplexity-verbatim", "perplexity.csv as it is", rows)],
@@ -57,17 +58,14 @@ def is_ngram(row: Row) -> bool:
 
 def what(rows: Sequence[Row]) -> str:
     networks = [row for row in rows if not is_ngram(row)]
+    data, protocol = (" and ".join(distinct(networks, key)) or "unnamed" for key in ("data", "protocol"))
     seeds = len(distinct(networks, "seed"))
-    return (
-        f"Measured on {' and '.join(distinct(networks, 'data')) or 'unnamed data'}; protocol: "
-        f"{' and '.join(distinct(networks, 'protocol')) or 'unnamed'}. {plural(len(networks), 'trained model')}, "
-        f"{plural(seeds, 'seed')}"
-        + (
-            ": with one run of each there is no spread to show, and small differences mean nothing."
-            if seeds < 2
-            else "."
-        )
+    text = (
+        f"Measured on {data}; protocol: {protocol}. {plural(len(networks), 'trained model')}, {plural(seeds, 'seed')}"
     )
+    if seeds < 2:
+        return f"{text}: with one run of each there is no spread to show, and small differences mean nothing."
+    return f"{text}."
 
 
 def floor_sentence(rows: Sequence[Row]) -> str:
@@ -87,36 +85,33 @@ def ngram_sentence(rows: Sequence[Row]) -> str:
 
 
 def training_groups(trained: Sequence[Trained], rows: Sequence[Row], palette: Palette) -> list[Group]:
-    if not trained:
-        return []
-    variants = dashes(trained)
-    figures, size = [], 1
+    """Training and validation loss over the steps, a line for each run."""
+    patterns = dashes(trained)
+    figures, readings = [], 1
     for title, key in (("Training loss", "curve"), ("Validation loss", "validation")):
         values = []
         for model in trained:
-            means, size_here = thinned(model.metrics.get(key) or [])
-            size = max(size, size_here) if key == "curve" else size
-            values += [curve_point(model, mean, palette, variants[model.name]) for mean in means]
+            means, readings_each = thinned(model.metrics.get(key) or [])
+            readings = max(readings, readings_each) if key == "curve" else readings
+            values += [curve_point(model, mean, palette, patterns[model.name]) for mean in means]
         if values:
-            spec = curves(
-                values, palette, "loss, nats a token (logarithmic)", levels(rows, key), points=key == "validation"
-            )
-            figures.append(
-                Figure(title, f"{title} against the training step, one line a model; the table has the end.", spec)
-            )
-    key = {
-        model.name: Sample(model.name, model.architecture, dash=" ".join(map(str, DASHES[variants[model.name]])))
+            points = key == "validation" and len(values) <= MOST_DOTS
+            spec = curves(values, palette, "loss, nats a token (logarithmic)", levels(rows, key), points)
+            figures.append(Figure(title, f"{title} against the step, a line a run; the table has the end.", spec))
+    samples = {
+        model.name: Sample(model.name, model.architecture, dash=" ".join(map(str, DASHES[patterns[model.name]])))
         for model in trained
     }
-    data = " and ".join(distinct(rows, "data"))
-    caption = f"Measured while training{data and f' on {data}'}, {plural(len(trained), 'run')} in all. "
-    caption += (
-        f"Training loss: each point is the mean of {size} readings. "
-        if size > 1
-        else ("Training loss: as read, not smoothed. ")
+    caption = training_caption(len(trained), readings, " and ".join(distinct(rows, "data")))
+    return [Group("While training", figures, caption, list(samples.values()))] if figures else []
+
+
+def training_caption(runs: int, readings: int, data: str) -> str:
+    smoothing = f"each point is the mean of {readings} readings" if readings > 1 else "as read, not smoothed"
+    return (
+        f"Measured while training{data and f' on {data}'}, {plural(runs, 'run')} in all. Training loss: {smoothing}. "
+        "Validation loss: on a sample of the validation windows."
     )
-    caption += "Validation loss: on a sample of the validation windows."
-    return [Group("While training", figures, caption, list(key.values()))] if figures else []
 
 
 def dashes(trained: Sequence[Trained]) -> dict[str, int]:
@@ -189,7 +184,7 @@ def dot(row: Row, palette: Palette) -> dict:
     }
 
 
-def scores(rows: Sequence[Row]):
+def scores(rows: Sequence[Row]) -> Table:
     columns = [
         Column("model", "model"),
         Column("perplexity", "perplexity", digits),

@@ -218,12 +218,12 @@ def record_text(row: dict) -> tuple[str, list[str], int]:
 
 
 FORMATS = {
-    "boolq": Format(boolq_row, boolq_text, labels=2, weight=1),
-    "cb": Format(cb_row, cb_text, labels=3, weight=1),
+    "boolq": Format(boolq_row, boolq_text, labels=2, weight=2),
+    "cb": Format(cb_row, cb_text, labels=3, weight=2),
     "copa": Format(copa_row, copa_text, labels=2, weight=2),
-    "multirc": Format(multirc_row, multirc_text, labels=2, weight=1),
+    "multirc": Format(multirc_row, multirc_text, labels=2, weight=2),
     "record": Format(record_row, record_text, labels=4, weight=1),
-    "rte": Format(rte_row, rte_text, labels=2, weight=1),
+    "rte": Format(rte_row, rte_text, labels=2, weight=2),
     "wic": Format(wic_row, wic_text, labels=2, weight=2),
     "wsc": Format(wsc_row, wsc_text, labels=2, weight=3),
 }

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from krakenlm.errors import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed")
+WHOLE_NUMBERS = (
+    "steps", "batch_sequences", "micro_batch", "threads", "log_every_steps", "checkpoint_every_steps",
+    "validate_every_steps", "validation_windows",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +67,7 @@ class Recipe:
         return recipe
 
     def check(self) -> None:
-        for key in (
-            "steps batch_sequences micro_batch threads log_every_steps checkpoint_every_steps validate_every_steps "
-            "validation_windows"
-        ).split():
+        for key in WHOLE_NUMBERS:
             require(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
         for key in ("learning_rate", "clip"):
             require(key, getattr(self, key), getattr(self, key) > 0, "a number above 0")

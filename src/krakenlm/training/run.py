@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
