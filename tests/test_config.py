@@ -53,7 +53,7 @@ def test_strings_of_the_command_line_become_what_was_typed():
     [
         ({"models": {"kraken-4way": {"n_head": 6}}}, r"models.kraken-4way.n_head: .*degree \(4\).*found 6"),
         ({"models": {"standard": {"width": 130}}}, r"models.standard.width: .*found 130; the nearest is 128"),
-        ({"models": {"standard": {"degree": 2}}}, r"models.standard.degree: expected no degree"),
+        ({"models": {"standard": {"degree": 2}}}, r"models.standard.degree: expected none for architecture standard"),
         ({"training": {"micro_batch": 7}}, r"training.batch_sequences: expected a multiple.*nearest are 7 and 14"),
         ({"training": {"warmup_steps": 10**6}}, r"training.warmup_steps: expected fewer than steps"),
         ({"models": {"standard": {"training": {"stepz": 3}}}}, r"models.standard.training.stepz: unknown key"),

@@ -219,10 +219,11 @@ def check_model(key: str, model: Mapping) -> None:
     degree = model.get("degree", 1)
     if model["architecture"] == "kraken" and "degree" not in model:
         raise InputError(f"{key}.degree: expected the number of splits of a kraken, found none; set it")
-    if model["architecture"] != "kraken" and "degree" in model:
-        raise InputError(
-            f"{key}.degree: expected no degree for architecture {model['architecture']}, found {degree}; remove it"
-        )
+    for name in ("degree", "ffn_expansion"):
+        if model["architecture"] != "kraken" and name in model:
+            raise InputError(
+                f"{key}.{name}: expected none for architecture {model['architecture']}, found {model[name]}; remove it"
+            )
     check_heads(key, model["width"], model["n_head"], degree)
 
 

@@ -41,13 +41,13 @@ class Checkout:
         )
 
     def miniature(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        return self.snakemake("--configfile", str(MINIATURE), *arguments, **variables)
+        return self.snakemake(*arguments, "--configfile", str(MINIATURE), **variables)
 
     def start(self, *arguments: str) -> subprocess.Popen:
         """Start in a session of its own, output into snakemake.log."""
         with open(self.folder / "snakemake.log", "a") as log:
             return subprocess.Popen(
-                self.command("--configfile", str(MINIATURE), *arguments),
+                self.command(*arguments, "--configfile", str(MINIATURE)),
                 cwd=self.folder,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,

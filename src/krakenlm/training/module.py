@@ -19,7 +19,7 @@ def next_token_loss(network: Any, windows_BW: Tensor) -> Tensor:
 
 
 def adamw(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves LayerNorm weights and biases alone, as the architecture says."""
+    """AdamW that decays matrices and leaves LayerNorm weights alone, as the architecture says."""
     decay, no_decay = [], []
     for name, parameter in network.named_parameters():
         (decay if decays(name) else no_decay).append(parameter)
