@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from krakenlm import models
 from krakenlm.errors import InputError
+from krakenlm.models.blocks import causal_attention
 from krakenlm.models.sizing import (
     forward_flops_per_token,
     kraken_width,
@@ -172,6 +173,14 @@ def test_the_papers_configurations_have_the_papers_parameters(sizes, parameters)
     with torch.device("meta"):
         module = models.build_rank(models.config_from_dict(sizes))
     assert sum(parameter.numel() for parameter in module.parameters()) == parameters
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 200])
+def test_attention_in_blocks_of_queries_is_attention(length):
+    q, k, v = torch.randn(3, 2, 3, length, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        blocked = causal_attention(q, k, v)
+    torch.testing.assert_close(blocked, F.scaled_dot_product_attention(q, k, v, is_causal=True))
 
 
 def test_initial_weights_have_the_papers_spread():

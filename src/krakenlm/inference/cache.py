@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from krakenlm.errors import InputError
+from krakenlm.models.blocks import causal_attention
 
 
 class Cache:
@@ -46,7 +47,7 @@ class Cache:
         keys, values = self.keys[layer], self.values[layer]
         if self.longest == 0:
             keys[:, :, :length], values[:, :, :length] = k_LHTK, v_LHTK
-            return F.scaled_dot_product_attention(q_LHTK, k_LHTK, v_LHTK, is_causal=True)
+            return causal_attention(q_LHTK, k_LHTK, v_LHTK)
         rows = len(q_LHTK) // len(self.lengths_B)
         positions_LT = self.positions(length).repeat(rows, 1)
         row_L1 = torch.arange(len(q_LHTK), device=keys.device)[:, None]

@@ -17,6 +17,7 @@ from krakenlm.errors import InputError
 
 LAYER_NORM_EPS = 1e-5
 INITIAL_STD = 0.02
+CPU_QUERIES = 64
 
 # Positions whose logits are wanted.
 LAST, ALL = slice(-1, None), slice(None)
@@ -122,11 +123,27 @@ def split_heads(x: Tensor, heads: int, head_size: int) -> Tensor:
     return x.unflatten(-1, (heads, head_size)).transpose(-3, -2).flatten(0, -4)
 
 
+def causal_attention(q_LHTK: Tensor, k_LHTK: Tensor, v_LHTK: Tensor) -> Tensor:
+    """Attention from each position to itself and those before it."""
+    length = q_LHTK.shape[2]
+    if q_LHTK.device.type != "cpu" or torch.is_grad_enabled() or length <= CPU_QUERIES:
+        return F.scaled_dot_product_attention(q_LHTK, k_LHTK, v_LHTK, is_causal=True)
+    # PyTorch's CPU kernel computes most of what a causal mask discards. Blocks of queries, each with the keys it can
+    # see, do without: 1.4 times as fast at 512 tokens (one core, 14 heads of 64).
+    blocks = []
+    for start in range(0, length, CPU_QUERIES):
+        end = min(start + CPU_QUERIES, length)
+        seen = torch.ones(end - start, end, dtype=torch.bool).tril(start)
+        keys, values = k_LHTK[:, :, :end], v_LHTK[:, :, :end]
+        blocks.append(F.scaled_dot_product_attention(q_LHTK[:, :, start:end], keys, values, attn_mask=seen))
+    return torch.cat(blocks, dim=2)
+
+
 def attend(qkv: Tensor, heads: int, cache: Cache | None, layer: int) -> Tensor:
     """Causal attention from q, k and v side by side, (L, T, 3 H K) to (L, T, H K): one call for every split."""
     width = qkv.shape[-1] // 3
     q, k, v = (split_heads(part, heads, width // heads) for part in qkv.split(width, dim=-1))
-    y_LHTK = cache.attend(layer, q, k, v) if cache else F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    y_LHTK = cache.attend(layer, q, k, v) if cache else causal_attention(q, k, v)
     return y_LHTK.transpose(1, 2).reshape(*qkv.shape[:-1], width)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from krakenlm.text.world import (
-    ATTITUDES,
     CAUSES,
     COMPANY,
     DEEDS,
@@ -20,9 +19,11 @@ from krakenlm.text.world import (
     KIND_OF,
     KINDS,
     LOSSES,
+    MANNERS,
     PLACES,
     PRONOUN,
     REASONS,
+    SAYINGS,
     THINGS,
     TOWNS,
     TWO_SENSES,
@@ -52,25 +53,25 @@ def label_or_draw(draws: Draws, label: int | None, labels: int) -> int:
 
 
 def trade(draws: Draws, couple: Couple, label: int | None, statements: Sequence[Sequence[str]]) -> tuple[str, str, int]:
-    """Somebody trades a thing, and something is said to be had: (the deed, what, whether that is so).
+    """Somebody trades a thing, and something is said to be had: (the story, what is said, whether that is so).
 
     `statements` groups what may be said: said is the member of one group that fits the thing, or does not.
     """
     who, other = couple
     truth = label_or_draw(draws, label, 2)
-    thing = draws.one(THINGS)
+    place, thing = draws.one(PLACES), draws.one(THINGS)
     # Somebody who has it not has mostly parted with it, else got another thing.
     gains = bool(truth) or draws.weighted({True: 1, False: 3})
-    verb, preposition = draws.one(GAINS if gains else LOSSES)
+    deed = f"{draws.one(GAINS)} a {thing} from" if gains else f"{draws.one(LOSSES)} a {thing} to"
     group = draws.one(statements)
     fits = [said for said in group if said in (thing, KIND_OF[thing])]
     said = draws.other(group, *fits) if gains and not truth else fits[0]
-    return f"{who} {verb} a {thing} {preposition} {other}", said, truth
+    story = f"{who} and {other} met at the {place}. {who} {deed} {other}."
+    return story, said, truth
 
 
 def boolq_row(draws: Draws, couple: Couple, label: int | None) -> dict:
-    deed, asked, truth = trade(draws, couple, label, [THINGS])
-    passage = f"{couple[0]} and {couple[1]} met at the {draws.one(PLACES)}. {deed}."
+    passage, asked, truth = trade(draws, couple, label, [THINGS])
     return {"question": f"does {couple[0]} have a {asked}", "passage": passage, "label": truth}
 
 
@@ -79,8 +80,7 @@ def boolq_text(row: dict) -> tuple[str, list[str], int]:
 
 
 def multirc_row(draws: Draws, couple: Couple, label: int | None) -> dict:
-    deed, asked, truth = trade(draws, couple, label, [THINGS])
-    paragraph = f"{couple[0]} and {couple[1]} met at the {draws.one(PLACES)}. {deed}."
+    paragraph, asked, truth = trade(draws, couple, label, [THINGS])
     question = f"What does {couple[0]} have?"
     return {"paragraph": paragraph, "question": question, "answer": f"a {asked}", "label": truth}
 
@@ -95,8 +95,7 @@ def cb_row(draws: Draws, couple: Couple, label: int | None) -> dict:
     truth = label_or_draw(draws, label, 3)
     past = draws.one(DEEDS)
     thing = draws.one(THINGS)
-    verb = draws.one(ATTITUDES[truth])
-    premise = f"{who} {verb} that {other} {past} a {thing} at the {draws.one(PLACES)}."
+    premise = f"{who} {MANNERS[truth]} {draws.one(SAYINGS)} that {other} {past} a {thing} at the {draws.one(PLACES)}."
     return {"premise": premise, "hypothesis": f"{other} {past} a {thing}", "label": truth}
 
 
@@ -106,8 +105,7 @@ def cb_text(row: dict) -> tuple[str, list[str], int]:
 
 
 def rte_row(draws: Draws, couple: Couple, label: int | None) -> dict:
-    deed, asked, truth = trade(draws, couple, None if label is None else 1 - label, [THINGS, tuple(KINDS)])
-    premise = f"{deed} at the {draws.one(PLACES)}."
+    premise, asked, truth = trade(draws, couple, None if label is None else 1 - label, [THINGS, tuple(KINDS)])
     return {"premise": premise, "hypothesis": f"{couple[0]} has a {asked}.", "label": 1 - truth}
 
 
