@@ -67,3 +67,13 @@ def test_held_locks_are_those_held_now(tmp_path):
     with files.hold(tmp_path / "a" / "value", "train"):
         assert len(files.held_locks(tmp_path)) == 1
     assert files.held_locks(tmp_path) == []
+
+
+def test_a_librarys_own_error_about_a_full_disk_is_one_clear_line_too(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"model: no space left on the disk \(\d+ MB free\)"),
+        files.writing(tmp_path / "model"),
+    ):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(RuntimeError, match="something else"), files.writing(tmp_path / "model"):
+        raise RuntimeError("something else")

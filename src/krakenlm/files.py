@@ -12,6 +12,9 @@ from pathlib import Path
 
 from krakenlm.errors import InputError
 
+# Bytes free on a disk to which a large write has just failed: less than one more block of it.
+NEARLY_NOTHING = 1_000_000
+
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
@@ -29,21 +32,38 @@ def writing(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        sync(temporary)
-        # mkstemp makes private files; a result is as readable as the user's umask says.
-        temporary.chmod(0o666 & ~current_umask())
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
-            raise InputError(
-                f"{path}: no space left on the disk ({free / 1e6:.0f} MB free); free some and run again"
-            ) from error
-        raise
+        with explaining_full_disk(path):
+            yield temporary
+            sync(temporary)
+            # mkstemp makes private files; a result is as readable as the user's umask says.
+            temporary.chmod(0o666 & ~current_umask())
+            os.replace(temporary, path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explaining_full_disk(path: Path) -> Iterator[None]:
+    """Turn what a full disk makes a writer of `path` raise into one clear line.
+
+    torch and safetensors raise errors of their own; torch's do not say so, then the disk itself is asked.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        disk = os.statvfs(path.parent)
+        free = disk.f_bavail * disk.f_frsize
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = full or os.strerror(errno.ENOSPC) in str(error)
+        if not full and (isinstance(error, InputError) or free > NEARLY_NOTHING):
+            raise
+        raise InputError(
+            f"{path}: no space left on the disk ({free / 1e6:.0f} MB free); free some and run again"
+        ) from error
 
 
 def remove_leftovers(path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.files import read_json, sync, write_json
+from krakenlm.files import explaining_full_disk, read_json, sync, write_json
 from krakenlm.models.blocks import Config
 
 
@@ -52,7 +52,7 @@ def write_shards(model: str | Path, out: str | Path, tp: int) -> None:
         shutil.rmtree(leftover)
     temporary.mkdir(parents=True)
     try:
-        with open_weights(model / "model.safetensors") as weights:
+        with explaining_full_disk(out), open_weights(model / "model.safetensors") as weights:
             for rank in range(tp):
                 tensors = models.shard(weights.get_tensor, list(weights.keys()), config, rank, tp)
                 check_shapes(model, tensors, expected[rank])

@@ -33,6 +33,7 @@ def write(out_dir: str | Path, settings: Mapping) -> dict:
     Raises:
         InputError: a file or data set is missing, empty or not what its name says; naming file and place.
     """
+    check_settings(settings)
     train, validation = SOURCES[settings["source"]](settings)
     counts = {}
     for split, documents in zip(SPLITS, (train, validation), strict=True):
@@ -52,6 +53,16 @@ def write(out_dir: str | Path, settings: Mapping) -> dict:
         summary["nats"] = None
     write_json(Path(out_dir) / "corpus.json", summary)
     return summary
+
+
+def check_settings(settings: Mapping) -> None:
+    """Refuse an unknown source and settings that lack a key of their source."""
+    source = settings.get("source")
+    if source not in SOURCES:
+        raise InputError(f"text.source: expected one of {', '.join(SOURCES)}, found {source!r}; choose one")
+    for key in ("seed", "validation_share", *KEYS[source]):
+        if key not in settings:
+            raise InputError(f"text.{key}: expected a value for text.source {source!r}, found none; set it")
 
 
 def write_documents(path: Path, documents: Iterable[dict]) -> dict:
@@ -242,3 +253,4 @@ def one_line(error: Exception) -> str:
 
 
 SOURCES = {"embedded": embedded, "files": files, "hub": hub}
+KEYS = {"embedded": ("words",), "files": ("files", "column", "document"), "hub": ("name", "revision", "column")}
