@@ -32,11 +32,13 @@ def stage_processes(folder: Path, stage: str) -> list[int]:
     return found
 
 
-def kill(process: int) -> None:
+def kill(process: int) -> bool:
+    """Whether there still was such a process to kill."""
     try:
         os.kill(process, signal.SIGKILL)
     except ProcessLookupError:
-        return
+        return False
+    return True
 
 
 def interrupt(checkout, stages: set[str], what: str) -> str | None:
@@ -45,16 +47,14 @@ def interrupt(checkout, stages: set[str], what: str) -> str | None:
     while run.poll() is None:
         for stage in stages:
             processes = stage_processes(checkout.folder, stage)
-            if not processes:
+            time.sleep(0.1 if processes else 0)  # somewhere inside, not always at the first instruction
+            if not any(Path(f"/proc/{process}").exists() for process in processes):
                 continue
-            time.sleep(0.3)  # somewhere inside, not always at the first instruction
             if what in ("snakemake", "both"):
                 kill(run.pid)
-            if what in ("stage", "both"):
-                for process in processes:
-                    kill(process)
-            run.wait()
-            return stage
+            if what == "snakemake" or any([kill(process) for process in processes]):
+                run.wait()
+                return stage
         time.sleep(0.01)
     return None
 
@@ -85,7 +85,7 @@ def test_after_kill_9_in_every_stage_a_plain_snakemake_completes_with_the_same_r
     left = set(STAGES)
     while stage := interrupt(checkout, left, what):
         left.remove(stage)
-    assert not left, (checkout.folder / "snakemake.log").read_text()
+    assert not left
     run = checkout.miniature()
     assert run.returncode == 0, run.stdout
     assert results(checkout) == results(finished)
