@@ -52,7 +52,8 @@ def interrupt(checkout, stages: set[str], what: str) -> str | None:
                 continue
             if what in ("snakemake", "both"):
                 kill(run.pid)
-            if what == "snakemake" or any([kill(process) for process in processes]):
+            killed = [kill(process) for process in processes] if what != "snakemake" else [True]
+            if any(killed):
                 run.wait()
                 return stage
         time.sleep(0.01)
