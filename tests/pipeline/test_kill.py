@@ -41,25 +41,21 @@ def kill(process: int) -> bool:
     return True
 
 
-def interrupt(checkout, stages: set[str], what: str) -> str | None:
-    """Run until one of `stages` is at work, then kill -9 it, Snakemake, or both. None if the run came to its end."""
+def interrupt(checkout, stages: set[str], what: str) -> set[str]:
+    """Run until some of `stages` are at work, then kill -9 them, Snakemake, or both. Empty if the run came to its end."""
     run = checkout.start()
     while run.poll() is None:
-        for stage, processes in stages_at_work(checkout.folder).items():
-            if stage not in stages:
-                continue
-            # Somewhere inside, not always at the first instruction; `collect` is over in half a second.
-            time.sleep(0.1)
-            if not any(Path(f"/proc/{process}").exists() for process in processes):
-                continue
-            if what in ("snakemake", "both"):
-                kill(run.pid)
-            killed = [kill(process) for process in processes] if what != "snakemake" else [True]
-            if any(killed):
-                run.wait()
-                return stage
-        time.sleep(0.01)
-    return None
+        time.sleep(0.1)  # somewhere inside, not always at the first instruction; `collect` is over in half a second
+        at_work = stages_at_work(checkout.folder)
+        hit = stages & set(at_work)
+        if hit and what in ("snakemake", "both"):
+            kill(run.pid)
+        if hit and what in ("stage", "both"):
+            hit = {stage for stage in hit if any(list(map(kill, at_work[stage])))}
+        if hit:
+            run.wait()
+            return hit
+    return set()
 
 
 def untimed(path: Path) -> object:
@@ -86,8 +82,8 @@ def results(checkout) -> dict[str, object]:
 @pytest.mark.parametrize("what", ["stage", "snakemake", "both"])
 def test_after_kill_9_in_every_stage_a_plain_snakemake_completes_with_the_same_results(checkout, finished, what):
     left = set(STAGES)
-    while stage := interrupt(checkout, left, what):
-        left.remove(stage)
+    while hit := interrupt(checkout, left, what):
+        left -= hit
     assert not left, left
     run = checkout.miniature()
     assert run.returncode == 0, run.stdout
