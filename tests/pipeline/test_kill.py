@@ -14,7 +14,8 @@ STAGES = (
     "ttft", "collect", "report",
 )  # fmt: skip
 TIMING = ("ttft", "engines")
-TIMED_COLUMNS = {"ttft_ms_median", "ttft_ms_std", "tokens_per_second", "load_average", "clock_mhz", "throttled"}
+TIMED_COLUMNS = {"ttft_ms_median", "ttft_ms_std", "tokens_per_second", "drift", "drifted"}
+TIMED_COLUMNS |= {"other_load", "clock_mhz", "throttled"}
 
 
 def stages_at_work(folder: Path) -> dict[str, list[int]]:
@@ -42,7 +43,7 @@ def kill(process: int) -> bool:
 
 
 def interrupt(checkout, stages: set[str], what: str) -> set[str]:
-    """Run until some of `stages` are at work, then kill -9 them, Snakemake, or both. Empty if the run came to its end."""
+    """Run until some of `stages` are at work, kill -9 them, Snakemake, or both. Empty: the run came to its end."""
     run = checkout.start()
     while run.poll() is None:
         time.sleep(0.1)  # somewhere inside, not always at the first instruction; `collect` is over in half a second
