@@ -22,7 +22,7 @@ from krakenlm.models.blocks import ALL, MLP, Attention, Cache, Embedding, LayerN
 from krakenlm.models.collectives import ALONE, Collectives
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config(blocks.Config):
     degree: int  # N, the number of splits
     ffn_expansion: int = 2
@@ -39,10 +39,10 @@ class Layer(nn.Module):
 
     def __init__(self, config: Config, splits: int) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(config.width, splits)
-        self.attention = Attention(config.width, config.heads_per_split, config.head_size, splits)
-        self.norm2 = LayerNorm(config.width, splits)
-        self.mlp = MLP(config.width, config.ffn_expansion * config.width, splits)
+        self.norm1 = LayerNorm(config.width, splits, config.bias)
+        self.attention = Attention(config.width, config.heads_per_split, config.head_size, splits, config.bias)
+        self.norm2 = LayerNorm(config.width, splits, config.bias)
+        self.mlp = MLP(config.width, config.ffn_expansion * config.width, splits, config.bias)
 
 
 class Kraken(nn.Module):
@@ -66,7 +66,7 @@ class Kraken(nn.Module):
         self.layers = nn.ModuleList(Layer(config, self.splits) for _ in range(config.n_layer))
         # W by its column blocks: W [x_1; ...; x_N] = sum over i of W_i x_i, so each rank multiplies its own.
         self.merge = Linear(config.width, config.width, self.splits)
-        self.norm = LayerNorm(config.width)
+        self.norm = LayerNorm(config.width, bias=config.bias)
 
     def forward(
         self,
@@ -98,7 +98,5 @@ def over_splits(x_NBTD: Tensor) -> Tensor:
 
 def shard(read: Callable[[str], Tensor], names: list[str], config: Config, rank: int, world: int) -> dict[str, Tensor]:
     """A rank's tensors: whole splits."""
-    return {
-        name: blocks.part(read(name), 0, rank, world) if name.startswith(("layers.", "merge.")) else read(name)
-        for name in names
-    }
+    parted = ("layers.", "merge.", "embedding.head")
+    return {name: blocks.part(read(name), 0, rank, world) if name.startswith(parted) else read(name) for name in names}
