@@ -142,7 +142,7 @@ def expected_kraken(w, c, x):
             others = sum(streams[j] for j in range(c.degree) if j != i) if l > 0 else 0
             new.append(h + mlp(norm(h + others, split, "norm2"), split))
         streams = new
-    return torch.cat(streams, dim=-1) @ torch.cat(list(w["merge.weight"]), dim=1).T
+    return torch.cat(streams, dim=-1) @ torch.cat(list(w["merge.weight"]), dim=1).T + w["merge_bias"]
 
 
 def expected_logits(state, c, tokens_BT):
@@ -170,13 +170,13 @@ def test_logits_and_every_gradient_are_what_the_equations_say(name, tokens_BT):
 def test_one_split_that_is_four_times_as_wide_inside_is_standard_before_a_linear(options, tokens_BT):
     kraken = drawn({"architecture": "kraken", "degree": 1, "ffn_expansion": 4, **SMALL, **options})
     standard = models.build({"architecture": "standard", **SMALL, **options}).double()
-    state = {key: tensor for key, tensor in kraken.state_dict().items() if key != "merge.weight"}
+    state = {key: tensor for key, tensor in kraken.state_dict().items() if not key.startswith("merge")}
     state = {key: tensor[0] if key.startswith("layers.") else tensor for key, tensor in state.items()}
     standard.load_state_dict(state)
     y_BTD = []
     standard.norm.register_forward_pre_hook(lambda norm, inputs: y_BTD.append(inputs[0]))
     standard(tokens_BT)
-    before_norm = y_BTD[0] @ kraken.merge.weight[0].T
+    before_norm = torch.nn.functional.linear(y_BTD[0], kraken.merge.weight[0], kraken.merge_bias)
     logits = kraken.embedding.logits(kraken.norm(before_norm), ALONE)
     torch.testing.assert_close(kraken(tokens_BT), logits, rtol=1e-12, atol=1e-12)
 

@@ -4,7 +4,7 @@ Each split i has its own weights and its own residual stream x_i:
 
     layer 0:      h_i = x + Attn_i(LN1_i(x));       x_i  = h_i + MLP_i(LN2_i(h_i))
     layer l > 0:  h_i = x_i + Attn_i(LN1_i(x_i));   x_i' = h_i + MLP_i(LN2_i(h_i + sum over j != i of x_j))
-    at the end:   y = LN_f(W [x_1; ...; x_N])
+    at the end:   y = LN_f(W [x_1; ...; x_N])                    (+ one bias, if the model has biases)
 
 With S = sum over all j of x_j and a_i the attention's output, h_i + sum over j != i of x_j = S + a_i: S is needed
 only by the MLP, so it is reduced while attention computes.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from krakenlm.errors import InputError
@@ -66,6 +67,7 @@ class Kraken(nn.Module):
         self.layers = nn.ModuleList(Layer(config, self.splits) for _ in range(config.n_layer))
         # W by its column blocks: W [x_1; ...; x_N] = sum over i of W_i x_i, so each rank multiplies its own.
         self.merge = Linear(config.width, config.width, self.splits)
+        self.merge_bias = nn.Parameter(torch.empty(config.width)) if config.bias else None
         self.norm = LayerNorm(config.width, bias=config.bias)
 
     def forward(
@@ -88,6 +90,8 @@ class Kraken(nn.Module):
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
         y_BPD = comm.all_reduce(over_splits(self.merge(x_NBTD[:, :, at]))).wait()
+        if self.merge_bias is not None:
+            y_BPD = y_BPD + self.merge_bias
         return self.embedding.logits(self.norm(y_BPD), comm)
 
 

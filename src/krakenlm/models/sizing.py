@@ -45,7 +45,7 @@ def parameter_count(sizes: Mapping) -> int:
     layer = matrix_parameters_per_layer(sizes) + n * norms * norm
     if bias:
         layer += bias_parameters_per_layer(sizes)
-    merge = n * width**2 if sizes["architecture"] == "kraken" else 0
+    merge = n * width**2 + (width if bias else 0) if sizes["architecture"] == "kraken" else 0
     return embedding + head + sizes["n_layer"] * layer + merge + norm
 
 
