@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from krakenlm import config
+from krakenlm import config, plan
 from krakenlm.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -40,11 +40,16 @@ def test_a_later_place_wins_key_by_key_and_null_leaves_a_model_out():
 
 
 def test_strings_of_the_command_line_become_what_was_typed():
-    typed = {"training": {"steps": "5", "learning_rate": "1e-3", "compile": "true"}, "seeds": ["0", "1"], "x": "y"}
+    typed = {"training": {"steps": "5", "learning_rate": "1e-3", "compile": "true"}, "seeds": ["0", "1"]}
+    typed |= {"x": "y", "name": "@team", "day": "2026-11-23", "much": "nan", "nothing": "null"}
     assert config.read_scalars(typed) == {
         "training": {"steps": 5, "learning_rate": 1e-3, "compile": True},
         "seeds": [0, 1],
         "x": "y",
+        "name": "@team",
+        "day": "2026-11-23",
+        "much": "nan",
+        "nothing": None,
     }
 
 
@@ -56,8 +61,6 @@ def test_strings_of_the_command_line_become_what_was_typed():
         ({"models": {"standard": {"degree": 2}}}, r"models.standard.degree: expected none for architecture standard"),
         ({"training": {"micro_batch": 7}}, r"training.batch_sequences: expected a multiple.*nearest are 7 and 14"),
         ({"training": {"warmup_steps": 10**6}}, r"training.warmup_steps: expected fewer than steps"),
-        ({"models": {"standard": {"training": {"stepz": 3}}}}, r"models.standard.training.stepz: unknown key"),
-        ({"models": {"standard": {"training": {"steps": "3"}}}}, r"models.standard.training.steps: expected int"),
         ({"text": {"source": "files"}}, r"text.files: expected a value for text.source 'files'"),
         ({"text": {"source": "files", "files": ["nowhere.txt"]}}, r"text.files\[0\]: expected a file, found none"),
         ({"latency": {"tp": [3]}}, r"latency.sizes.width-512.n_head: expected a multiple of every latency.tp"),
@@ -101,9 +104,43 @@ def test_whatever_determines_the_weights_changes_the_models_folder(tiny):
     assert config.model_fingerprint(tiny, "kraken-2way") == before
 
 
+def test_editing_a_text_file_is_another_text(tmp_path):
+    path = tmp_path / "a{b}.txt"
+    path.write_text("one\n")
+    text = {"source": "files", "files": [str(path)], "seed": 0, "validation_share": 0.5, "vocabulary": 300}
+    before = config.text_settings({"text": text})
+    path.write_text("two\n")
+    assert config.text_settings({"text": text}) != before
+    assert config.corpus_label(before) == "a-b"
+
+
+def test_how_a_training_is_watched_is_no_other_model(tiny):
+    watched = config.merge(tiny, {"training": {"log_every_steps": 1, "checkpoint_every_steps": 7}})
+    assert config.model_fingerprint(watched, "standard") == config.model_fingerprint(tiny, "standard")
+    assert config.weights_recipe(watched, "standard") == config.weights_recipe(tiny, "standard")
+    longer = config.merge(tiny, {"training": {"steps": 7000}})
+    assert config.model_fingerprint(longer, "standard") != config.model_fingerprint(tiny, "standard")
+
+
+@pytest.mark.parametrize(
+    ("command", "accepting"),
+    [
+        ([], "--config B"),
+        (["-C", "scale=paper"], "--config scale=paper B"),
+        (["--config=scale=paper", "-n"], "-n --config scale=paper B"),
+        (["results/ttft.csv", "--config", "budget={gpu_hours: 1}", "scale=paper", "--cores", "all"],
+         "results/ttft.csv --cores all --config scale=paper B"),
+    ],
+)  # fmt: skip
+def test_the_command_that_accepts_a_price_keeps_every_other_word(command, accepting):
+    budget = "budget={gpu_hours: 9, disk_gb: 9}"
+    expected = f"snakemake {accepting}".replace("B", f"'{budget}'")
+    assert plan.accepting_command(["snakemake", *command], budget) == expected
+
+
 def test_an_engine_takes_the_most_ranks_that_divide_its_splits(tiny):
     tiny["engines"]["tp"] = 4
     assert config.engine_tp(tiny, "kraken-2way") == 2
     assert config.engine_tp(tiny, "kraken-4way") == 4
     tiny["models"]["kraken-4way"] |= {"degree": 6, "n_head": 12}
-    assert config.engine_tp(tiny, "kraken-4way") == 3
+    assert config.engine_tp(tiny, "kraken-4way") == 2

@@ -33,22 +33,60 @@ Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
 
 @contextlib.contextmanager
 def writing_stage(stage: str, out: Path, parameters: dict, name: str = "", timing: bool = False) -> Iterator:
-    """Hold the output's lock and the machine's timing lock, and open the stage's W&B run."""
+    """Hold the output's lock and the machine's timing lock, and open the stage's W&B run.
+
+    Modules of the stage are imported inside, so that even their import disturbs no timing job. A timing stage gets its
+    run afterwards: W&B's own process would run beside what is measured. Only the first process of a training that
+    runs in several takes locks; the others end with it.
+    """
+    from krakenlm.inference.launch import die_with
+    from krakenlm.tracking import Run, is_first_process
+
+    if not is_first_process():
+        die_with(os.getppid())
+        yield Run()
+        return
+    tables = Tables()
+    with locked(stage, out, timing):
+        if timing:
+            yield tables
+        else:
+            with tracked(stage, name, parameters) as run:
+                yield run
+    if timing:
+        with tracked(stage, name, parameters) as run:
+            for title, rows in tables.items():
+                run.table(title, rows)
+
+
+@contextlib.contextmanager
+def locked(stage: str, out: Path, timing: bool) -> Iterator[None]:
+    """Be the only writer of `out`, and alone on the machine if this is a timing stage."""
     from krakenlm.latency.exclusive import TIMING_LOCK, alone, beside_others
 
     with hold(out, stage):
         plan.leave_to_successor(stage)
         with (alone if timing else beside_others)(TIMING_LOCK, stage):
-            from krakenlm.tracking import start_run
+            yield
 
-            with start_run(
-                stage,
-                name=f"{stage} {name}".strip(),
-                group=os.environ.get("WANDB_RUN_GROUP", "by hand"),
-                parameters=parameters,
-                directory=os.environ.get("WANDB_DIR", "results"),
-            ) as run:
-                yield run
+
+class Tables(dict):
+    """Tables kept until there is a W&B run to log them to."""
+
+    def table(self, title: str, rows: list[dict]) -> None:
+        self[title] = rows
+
+
+def tracked(stage: str, name: str, parameters: dict) -> contextlib.AbstractContextManager:
+    from krakenlm.tracking import start_run
+
+    return start_run(
+        stage,
+        name=f"{stage} {name}".strip(),
+        group=os.environ.get("WANDB_RUN_GROUP", "by hand"),
+        parameters=parameters,
+        directory=os.environ.get("WANDB_DIR", "results"),
+    )
 
 
 def parse_json(option: str, text: str) -> dict:
@@ -63,26 +101,26 @@ def parse_json(option: str, text: str) -> dict:
 
 def folder_under_results(path: Path) -> str:
     """The `run` column: the folder, below results/<scale>/, that a row was made in."""
-    parts = path.resolve().parts
-    return "/".join(parts[parts.index("results") + 2 :]) if "results" in parts else path.resolve().name
+    below = path.resolve().as_posix().rpartition("/results/")[2]
+    return below.partition("/")[2] if "/results/" in path.resolve().as_posix() else path.resolve().name
 
 
 @app.command()
 def corpus(text: Annotated[str, typer.Option(help="Keys of `text` as JSON.")], out: Out) -> None:
     """Write a corpus, split into training and validation documents."""
-    from krakenlm.text import corpus as stage
-
     settings = parse_json("text", text)
     with writing_stage("corpus", out, settings) as run:
+        from krakenlm.text import corpus as stage
+
         run.summary(stage.write(out, settings))
 
 
 @app.command()
 def tasks(seed: Seed, examples: Annotated[int, typer.Option(help="Examples per task.")], out: Out) -> None:
     """Write tasks in the eight SuperGLUE formats about held-out stories of the embedded world."""
-    from krakenlm.text.embedded import write_tasks
-
     with writing_stage("tasks", out, {"seed": seed, "examples": examples}):
+        from krakenlm.text.embedded import write_tasks
+
         write_tasks(out, seed=seed, examples=examples)
 
 
@@ -94,11 +132,11 @@ def tokenizer(
     pretrained: Annotated[str | None, typer.Option(help="Take this tokenizer of the hub instead.")] = None,
 ) -> None:
     """Train a tokenizer on a corpus, or fetch a published one."""
-    from krakenlm.text.tokenizer import fetch_tokenizer, train_tokenizer
-
     if (vocabulary is None) == (pretrained is None):
         raise InputError("tokenizer: expected one of --vocabulary and --pretrained; give one")
     with writing_stage("tokenizer", out, {"vocabulary": vocabulary, "pretrained": pretrained}):
+        from krakenlm.text.tokenizer import fetch_tokenizer, train_tokenizer
+
         if pretrained is None:
             train_tokenizer(corpus, vocabulary, out)
         else:
@@ -112,12 +150,11 @@ def tokenize(
     out: Out,
 ) -> None:
     """Write both splits of a corpus as token ids."""
-    from krakenlm.text.store import tokenize as stage
-
     with writing_stage("tokens", out, {"corpus": str(corpus)}) as run:
-        stage(corpus, tokenizer, out)
         from krakenlm.text.store import TokenStore
+        from krakenlm.text.store import tokenize as stage
 
+        stage(corpus, tokenizer, out)
         run.summary(TokenStore(out).manifest)
 
 
@@ -129,15 +166,18 @@ def train(
     recipe: Annotated[str, typer.Option(help="Training recipe as JSON.")],
     seed: Seed,
     out: Out,
+    watch: Annotated[
+        str, typer.Option(envvar="KRAKENLM_WATCH", help="How the run is logged, checked and saved, as JSON.")
+    ] = "{}",
     identity: Annotated[str, typer.Option(help="Hash of all that determines the weights.")] = "",
     name: Annotated[str, typer.Option(help="What to call the model.")] = "",
 ) -> None:
     """Train a model, or go on from its last intact checkpoint."""
-    from krakenlm.training.run import train as stage
-
-    fields, settings = parse_json("model", model), parse_json("recipe", recipe)
+    fields, settings = parse_json("model", model), parse_json("recipe", recipe) | parse_json("watch", watch)
     parameters = {"model": fields, "recipe": settings, "seed": seed, "identity": identity}
     with writing_stage("train", out, parameters, name=f"{name} seed {seed}") as run:
+        from krakenlm.training.run import train as stage
+
         stage(tokens, tokenizer, fields, settings, seed, out, logger=run.lightning_logger(), identity=identity)
 
 
@@ -152,9 +192,9 @@ def perplexity(
     threads: Threads = 1,
 ) -> None:
     """Score a model on the whole validation set."""
-    from krakenlm.evaluation.perplexity import evaluate
-
     with writing_stage("perplexity", out, {"model": str(model)}, name=f"{name} seed {seed}") as run:
+        from krakenlm.evaluation.perplexity import evaluate
+
         rows = evaluate(
             model, tokens, out, name=name, seed=seed, scale=scale, run=folder_under_results(model), threads=threads
         )
@@ -164,9 +204,9 @@ def perplexity(
 @app.command()
 def ngrams(tokens: Annotated[Path, typer.Option(help="Tokens folder.")], out: Out, scale: Scale = "") -> None:
     """Score a unigram, a bigram and a Kneser-Ney 5-gram on the same validation set."""
-    from krakenlm.evaluation.ngrams import evaluate
-
     with writing_stage("ngrams", out, {"tokens": str(tokens)}) as run:
+        from krakenlm.evaluation.ngrams import evaluate
+
         run.table("perplexity", evaluate(tokens, out, scale=scale, run=folder_under_results(out.parent)))
 
 
@@ -181,9 +221,9 @@ def superglue(
     threads: Threads = 1,
 ) -> None:
     """Score a model on the eight SuperGLUE tasks through lm-eval."""
-    from krakenlm.evaluation.superglue import evaluate
-
     with writing_stage("superglue", out, {"model": str(model)}, name=f"{name} seed {seed}") as run:
+        from krakenlm.evaluation.superglue import evaluate
+
         rows = evaluate(
             model, tasks, out, name=name, seed=seed, scale=scale, run=folder_under_results(model), threads=threads
         )
@@ -197,9 +237,9 @@ def shard(
     out: Out,
 ) -> None:
     """Write a model's weights as one file per rank, in TensorRT-LLM's checkpoint layout."""
-    from krakenlm.inference.shards import write_shards
-
     with writing_stage("shard", out, {"model": str(model), "tp": tp}, name=f"{model.parent.name} tp {tp}"):
+        from krakenlm.inference.shards import write_shards
+
         write_shards(model, out, tp)
 
 
@@ -213,14 +253,14 @@ def engines(
     scale: Scale = "",
 ) -> None:
     """Generate from sharded engines what their whole models generate, and time them."""
-    from krakenlm.latency.engines import measure_engines
-
     options = parse_json("settings", settings)
     entries = []
     for engine in engines:
         folder = Path(engine)
         entries.append((folder.parts[0], root / "models" / folder.parent, root / "engines" / folder))
     with writing_stage("engines", out, {"engines": engines, **options}, timing=True) as run:
+        from krakenlm.latency.engines import measure_engines
+
         rows = measure_engines(
             entries, tokens_dir=tokens, out_csv=out, scale=scale, run=folder_under_results(root), **options
         )
@@ -237,10 +277,10 @@ def ttft(
     scale: Scale = "",
 ) -> None:
     """Time the first token of every architecture of one size, interleaved, alone on the machine."""
-    from krakenlm.latency.ttft import measure_ttft
-
     options = parse_json("settings", settings) | parse_json("shape", shape)
     with writing_stage("ttft", out, {"size": size, "tp": tp, **options}, name=f"{size} tp {tp}", timing=True) as run:
+        from krakenlm.latency.ttft import measure_ttft
+
         rows = measure_ttft(size=size, tp=tp, out_csv=out, scale=scale, run=folder_under_results(out.parent), **options)
         run.table("ttft", rows)
 
@@ -248,10 +288,9 @@ def ttft(
 @app.command()
 def collect(parts: Annotated[list[Path], typer.Argument(help="Tables of equal columns.")], out: Out) -> None:
     """Put the parts of a table together."""
-    from krakenlm.report.tables import collect as stage
+    with locked("collect", out, timing=False):
+        from krakenlm.report.tables import collect as stage
 
-    with hold(out, "collect"):
-        plan.leave_to_successor("collect")
         stage(parts, out)
 
 
@@ -269,12 +308,12 @@ def report(
     out: Out,
 ) -> None:
     """Write one self-contained page from result files."""
-    from krakenlm.report.build import build
-    from krakenlm.report.environment import record
+    with writing_stage("report", out, {"run": run}) as wandb_run:
+        from krakenlm.report.build import build
+        from krakenlm.report.environment import record
 
-    with writing_stage("report", out, {"run": run}) as tracked:
         run_json = out.parent / run
-        tracked.summary(record(run_json, parse_json("config", config), metrics))
+        wandb_run.summary(record(run_json, parse_json("config", config), metrics))
         build(
             perplexity_csv=perplexity,
             superglue_csv=superglue,

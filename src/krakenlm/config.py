@@ -4,11 +4,13 @@ Everything here is plain Python on dictionaries (no torch, no Snakemake), so the
 """
 
 import copy
+import functools
 import hashlib
 import json
+import math
 import os
+import re
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,35 +18,21 @@ from pathlib import Path
 import yaml
 
 from krakenlm.errors import InputError
+from krakenlm.files import read_json, write_json
+from krakenlm.machine import count_gpus
 
 SCALES = ("tiny", "single-gpu", "paper")
 TEXT_KEYS = {
     "embedded": ("words", "vocabulary"),
     "files": ("files", "vocabulary"),
-    "hub": ("name", "revision", "column", "tokenizer"),
+    "hub": ("name", "revision", "tokenizer"),
 }
-TEXT_DEFAULTS = {"files": {"column": "text", "document": "line"}}
+TEXT_DEFAULTS = {"embedded": {}, "files": {"column": "text", "document": "line"}, "hub": {"column": "text"}}
+# Files below this many bytes are hashed anew each time; the hash of a larger one is remembered.
+QUICKLY_HASHED = 100_000_000
 SUPERGLUE_KEYS = {"embedded": ("seed", "examples"), "hub": ()}
 # Bytes of text in OpenWebText (its dataset card: 41.70 GB uncompressed); other hub data sets are looked up by hand.
 HUB_TEXT_BYTES = {"Skylion007/openwebtext": 41_700_000_000}
-
-
-def count_gpus() -> int:
-    """Number of NVIDIA GPUs that this machine's driver reports and CUDA_VISIBLE_DEVICES leaves visible."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    try:
-        listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
-        return 0
-    gpus = len(listing.stdout.split("\n")) - 1 if listing.returncode == 0 else 0
-    if visible is None:
-        return gpus
-    return min(gpus, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
 
 
 def resolve_scale(scale: str, gpus: int) -> str:
@@ -78,7 +66,11 @@ def stage_environment(config: Mapping, reproduction: str, local: bool) -> dict[s
         "WANDB_PROJECT": config["wandb"]["project"],
         "WANDB_RUN_GROUP": f"{scale}-{reproduction}",
         "WANDB_DIR": os.path.abspath(f"results/{scale}"),
+        # Not in a rule's parameters: how a training is watched is no reason to train again.
+        "KRAKENLM_WATCH": json.dumps({key: config["training"][key] for key in WATCHING}),
     }
+    if config["device"] == "cpu":
+        variables["CUDA_VISIBLE_DEVICES"] = ""
     if config["wandb"]["mode"] != "auto":
         variables["WANDB_MODE"] = config["wandb"]["mode"]
     if local:
@@ -136,11 +128,15 @@ def read_scalars(value: object) -> object:
         return value
     for parse in (int, float):
         try:
-            return parse(value)
+            number = parse(value)
         except ValueError:
             continue
-    scalar = yaml.safe_load(value)
-    return value if isinstance(scalar, Mapping | list) else scalar
+        return number if math.isfinite(number) else value
+    try:
+        scalar = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return scalar if scalar is None or isinstance(scalar, bool) else value
 
 
 def describe_schema_error(error: object) -> str:
@@ -177,7 +173,18 @@ def check(config: Mapping) -> None:
     require(superglue, SUPERGLUE_KEYS[superglue["source"]], "evaluation.superglue")
     for name, model in config["models"].items():
         check_model(f"models.{name}", model)
-        check_recipe(f"models.{name}.training" if model.get("training") else "training", recipe(config, name), config)
+        check_recipe(f"models.{name}.training" if model.get("training") else "training", recipe(config, name))
+        watching = sorted(set(model.get("training", {})) & set(WATCHING))
+        if watching:
+            raise InputError(
+                f"models.{name}.training.{watching[0]}: expected under training, for every model at once; move it"
+            )
+    for tp in config["latency"]["tp"]:
+        if config["latency"]["vocab_size"] % tp:
+            raise InputError(
+                f"latency.vocab_size: expected a multiple of every latency.tp, found {config['latency']['vocab_size']} "
+                f"with tp {tp}; change one of the two"
+            )
     for name, size in config["latency"]["sizes"].items():
         check_heads(f"latency.sizes.{name}", size["width"], size["n_head"], 1)
         for tp in config["latency"]["tp"]:
@@ -241,14 +248,8 @@ def check_heads(key: str, width: int, n_head: int, degree: int) -> None:
         )
 
 
-def check_recipe(key: str, values: Mapping, config: Mapping) -> None:
-    unknown = sorted(set(values) - set(config["training"]))
-    if unknown:
-        raise InputError(f"{key}.{unknown[0]}: unknown key; expected one of {', '.join(sorted(config['training']))}")
-    for name, value in values.items():
-        wanted = type(config["training"][name])
-        if wanted is not type(value) and not (wanted is float and type(value) is int):
-            raise InputError(f"{key}.{name}: expected {wanted.__name__}, found {value!r}; correct it")
+def check_recipe(key: str, values: Mapping) -> None:
+    """Check what has to fit within a merged recipe; its keys and types the schema has checked."""
     together = values["micro_batch"] * max(1, values["gpus"])
     if values["batch_sequences"] % together:
         low = max(together, values["batch_sequences"] // together * together)
@@ -268,6 +269,11 @@ def recipe(config: Mapping, model: str) -> dict:
     return merge(config["training"], config["models"][model].get("training", {}))
 
 
+def weights_recipe(config: Mapping, model: str) -> dict:
+    """The part of a model's recipe that determines its weights."""
+    return {key: value for key, value in recipe(config, model).items() if key not in WATCHING}
+
+
 def architecture(config: Mapping, model: str) -> dict:
     """The model's configuration less `vocab_size`, which the tokenizer decides."""
     fields = {key: value for key, value in config["models"][model].items() if key != "training"}
@@ -275,11 +281,33 @@ def architecture(config: Mapping, model: str) -> dict:
 
 
 def text_settings(config: Mapping) -> dict:
-    """The keys of `text` that determine the tokens, defaults filled in."""
-    text = TEXT_DEFAULTS.get(config["text"]["source"], {}) | config["text"]
-    optional = ("column", "document") if text["source"] == "files" else ()
-    keys = ("source", "seed", "validation_share", *TEXT_KEYS[text["source"]], *optional)
-    return {key: text[key] for key in keys}
+    """The keys of `text` that determine the tokens, defaults filled in, and the hash of each file's content."""
+    source = config["text"]["source"]
+    text = TEXT_DEFAULTS[source] | config["text"]
+    keys = ("source", "seed", "validation_share", *TEXT_KEYS[source], *TEXT_DEFAULTS[source])
+    settings = {key: text[key] for key in keys}
+    if source == "files":
+        settings["sha256"] = [content_hash(Path(file)) for file in text["files"]]
+    return settings
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file; that of a large one is remembered under results/ by its path, size and time of change."""
+    status = path.stat()
+    return remembered_hash(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def remembered_hash(path: Path, size: int, changed: int) -> str:
+    known_path, key = Path("results/.sha256.json"), f"{path} {size} {changed}"
+    known = read_json(known_path) if size >= QUICKLY_HASHED and known_path.exists() else {}
+    if key in known:
+        return known[key]
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if size >= QUICKLY_HASHED:
+        write_json(known_path, known | {key: digest})
+    return digest
 
 
 def fingerprint(value: object, length: int = 8) -> str:
@@ -289,10 +317,14 @@ def fingerprint(value: object, length: int = 8) -> str:
 
 
 def corpus_label(text: Mapping) -> str:
-    """What a person calls the corpus."""
-    if text["source"] == "files":
-        return Path(text["files"][0]).stem if len(text["files"]) == 1 else f"{len(text['files'])}-files"
-    return text["name"].rsplit("/", 1)[-1] if text["source"] == "hub" else "embedded"
+    """What a person calls the corpus, in characters that a folder and a Snakemake pattern may have."""
+    if text["source"] == "embedded":
+        return "embedded"
+    if text["source"] == "hub":
+        label = text["name"].rsplit("/", 1)[-1]
+    else:
+        label = Path(text["files"][0]).stem if len(text["files"]) == 1 else f"{len(text['files'])}-files"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or "text"
 
 
 def corpus_folder(config: Mapping) -> str:
@@ -307,15 +339,17 @@ WATCHING = ("log_every_steps", "checkpoint_every_steps", "validate_every_steps",
 
 def model_fingerprint(config: Mapping, model: str) -> str:
     """Covers what determines the weights besides the seed: text, tokenizer, model, recipe."""
-    weights = {key: value for key, value in recipe(config, model).items() if key not in WATCHING}
-    return fingerprint([text_settings(config), architecture(config, model), weights])
+    return fingerprint([text_settings(config), architecture(config, model), weights_recipe(config, model)])
 
 
 def engine_tp(config: Mapping, model: str) -> int:
-    """Ranks of a trained model's engine: the most, up to `engines.tp`, over which its splits or heads divide."""
+    """Ranks of a trained model's engine: the most, up to `engines.tp`, over which its splits or heads divide.
+
+    The head is divided by vocabulary, whose size is a multiple of 64, so the number is a power of two.
+    """
     fields = config["models"][model]
     divisible = fields.get("degree") or fields["n_head"]
-    return max(tp for tp in range(1, config["engines"]["tp"] + 1) if divisible % tp == 0)
+    return max(tp for tp in range(1, config["engines"]["tp"] + 1) if divisible % tp == 0 and 64 % tp == 0)
 
 
 def data_label(text: Mapping) -> str:

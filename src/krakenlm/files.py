@@ -1,13 +1,14 @@
 """Files that are whole or absent, and the lock that keeps a second writer away from a first."""
 
 import contextlib
+import csv
 import errno
 import fcntl
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from krakenlm.errors import InputError
@@ -96,6 +97,16 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_table(path: str | Path, rows: Iterable[Mapping], columns: Sequence[str]) -> list[dict]:
+    """Write rows as CSV and return them with every column; what a row lacks is None there, an empty cell here."""
+    rows = [{column: row.get(column) for column in columns} for row in rows]
+    with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
 
 
 def read_json(path: str | Path) -> dict:

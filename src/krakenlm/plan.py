@@ -82,7 +82,7 @@ def uses_gpus(config: Mapping) -> bool:
 
 def sized(config: Mapping, model: str) -> dict:
     """The model's configuration with the vocabulary that its tokenizer will have."""
-    vocabulary = config["text"].get("vocabulary", VOCABULARY_OF_GPT2)
+    vocabulary = settings.text_settings(config).get("vocabulary", VOCABULARY_OF_GPT2)
     return settings.architecture(config, model) | {"vocab_size": (vocabulary + 63) // 64 * 64}
 
 
@@ -161,11 +161,20 @@ def refuse_over_budget(costs: list[Cost], config: Mapping, command: list[str]) -
 
 
 def accepting_command(command: list[str], setting: str) -> str:
-    """The user's command with one more `--config` setting."""
-    words = ["snakemake", *command[1:]]
-    at = words.index("--config") + 1 if "--config" in words else len(words)
-    words[at:at] = [setting] if "--config" in words else ["--config", setting]
-    return shlex.join(words)
+    """The user's command with one more `--config` setting, all of them behind one option, since a second one wins."""
+    words, given, in_config = ["snakemake"], [], False
+    for word in command[1:]:
+        if word in ("--config", "-C"):
+            in_config = True
+        elif word.startswith("--config=") or (word.startswith("-C") and "=" in word):
+            given.append(word.removeprefix("--config=").removeprefix("-C"))
+        elif in_config and not word.startswith("-"):
+            given.append(word)
+        else:
+            in_config = False
+            words.append(word)
+    kept = [word for word in given if word.partition("=")[0] != setting.partition("=")[0]]
+    return shlex.join([*words, "--config", *kept, setting])
 
 
 def refuse_missing_devices(config: Mapping, jobs: list[tuple[str, dict]], gpus: int) -> None:

@@ -61,6 +61,7 @@ def tasks(tmp_path):
     for task in superglue.TASKS:
         rows = [json.dumps(example(task, number)) for number in range(8)]
         (folder / f"{task}.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "tasks.json").write_text(json.dumps({"data": "questions"}))
     return folder
 
 
@@ -122,7 +123,7 @@ def test_a_real_model_gets_a_table_that_a_second_run_repeats(model, tasks, tmp_p
     assert table.loc[table["metric"] == "f1", "p_value"].isna().all()
     by_metric = {row["metric"]: row["value"] for row in rows if row["task"] == "multirc"}
     assert by_metric["acc"] + by_metric["acc (corrected)"] == pytest.approx(1)
-    assert not [path for path in tasks.iterdir() if path.suffix != ".jsonl"]
+    assert {path.suffix for path in tasks.iterdir() if path.name != "tasks.json"} == {".jsonl"}
 
 
 def test_chance_is_the_better_of_a_uniform_and_a_constant_guess(model, tasks, tmp_path):

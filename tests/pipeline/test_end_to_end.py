@@ -3,6 +3,10 @@
 import csv
 import json
 import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 COLUMNS = {
     "ttft": "architecture, size, degree, tp, context, batch, engine, device, link, runs, ttft_ms_median, ttft_ms_mean, "
@@ -65,10 +69,16 @@ def test_the_report_is_one_file_that_names_the_data_as_synthetic(finished):
     assert len(page) < 5_000_000
 
 
-def test_every_stage_left_a_wandb_run(finished):
-    stages = {"train", "perplexity", "superglue", "engines", "ttft", "corpus", "tokens", "report"}
-    text = b"".join(path.read_bytes() for path in (finished.folder / "results").rglob("run-*.wandb"))
-    assert all(stage.encode() in text for stage in stages)
+def job_type(run_file):
+    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", run_file, "--json"]
+    records = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return next(record["run"]["job_type"] for record in map(json.loads, records) if record["type"] == "run")
+
+
+def test_every_stage_left_a_wandb_run_of_its_own_job_type(finished):
+    stages = {"corpus", "tasks", "tokenizer", "tokens", "train", "perplexity", "ngrams", "superglue", "shard"}
+    stages |= {"engines", "ttft", "report"}
+    assert set(map(job_type, (finished.folder / "results").rglob("run-*.wandb"))) == stages
 
 
 def test_a_second_run_has_nothing_to_do(finished):
@@ -77,13 +87,48 @@ def test_a_second_run_has_nothing_to_do(finished):
     assert "Nothing to be done" in run.stdout
 
 
-def test_other_training_steps_rerun_training_and_what_follows_and_keep_the_earlier_models(finished):
-    run = finished.miniature("--dry-run", "--config", "training={steps: 31}")
-    jobs = {line.split()[0] for line in run.stdout.split("Job stats:")[1].splitlines() if line.strip()}
+def jobs_of(run):
+    """The rules in the statistics that a dry run, or the start of a run, prints."""
+    table = run.stdout.split("Job stats:")[1].split("total")[0].splitlines()
+    return {line.split()[0] for line in table if line.strip() and line.split()[-1].isdigit()}
+
+
+def test_other_training_steps_would_rerun_training_and_what_follows_alone(finished):
+    jobs = jobs_of(finished.miniature("--dry-run", "--config", "training={steps: 31}"))
     assert {"train", "perplexity", "superglue", "engines", "report_page"} <= jobs
     assert not jobs & {"corpus", "tokenizer", "tokens", "ttft", "tasks", "ngrams"}
-    kept = list((finished.folder / "results").glob("tiny/*/models/*/*/model.safetensors"))
-    assert len(kept) == 2
+
+
+def test_how_training_is_watched_reruns_the_page_alone(finished):
+    run = finished.miniature("--dry-run", "--config", "training={log_every_steps: 1, checkpoint_every_steps: 7}")
+    assert jobs_of(run) == {"report_page", "all"}
+
+
+@pytest.mark.slow
+def test_other_steps_another_text_and_back_leave_every_model_as_it_was(checkout):
+    settings = "models={kraken-2way: null}"
+    text = checkout.folder / "my.txt"
+    text.write_text("".join(f"The number {n} comes before the number {n + 1}.\n" for n in range(3000)))
+    files = "text={source: files, files: [my.txt], vocabulary: 300}"
+
+    def state():
+        models = (checkout.folder / "results").glob("tiny/*/models/*/*/model.safetensors")
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in models}
+
+    seen, table = {}, None
+    for more in ([], ["training={steps: 31}"], [files], [files, "training={steps: 31}"]):
+        run = checkout.miniature("results/perplexity.csv", "--config", settings, *more)
+        assert run.returncode == 0, run.stdout
+        assert seen.items() <= state().items()
+        assert len(state()) == len(seen) + 1
+        seen = state()
+        table = table or rows(checkout, "perplexity")
+    text.write_text(text.read_text() + "One more.\n")
+    assert checkout.miniature("results/perplexity.csv", "--config", settings, files).returncode == 0
+    assert seen.items() < state().items()
+    run = checkout.miniature("results/perplexity.csv", "--config", settings)
+    assert jobs_of(run) == {"perplexity_table"}
+    assert rows(checkout, "perplexity") == table
 
 
 def test_two_stages_by_hand_give_the_same_bytes(finished, tmp_path):

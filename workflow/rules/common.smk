@@ -32,13 +32,14 @@ def load_config():
     scale = find_scale(given.get("scale", "auto"))
     directory = Path(workflow.basedir) / "config" / "scales"
     base = load_configfile(settings.scale_file(scale, directory))
-    merged = settings.without_nulls(settings.merge(base, given)) | {"scale": scale}
+    everything = settings.merge(base, given) | {"scale": scale}
+    merged = settings.without_nulls(everything)
     try:
         validate(merged, "../schemas/config.schema.yaml")
     except WorkflowError as error:
         raise InputError(settings.describe_schema_error(error.__context__)) from None
     settings.check(merged)
-    return merged
+    return merged, everything
 
 
 def announce(text):
@@ -56,9 +57,9 @@ def before_first_job():
     jobs = [(job.rule.name, dict(job.wildcards)) for job in workflow.dag.needrun_jobs()]
     estimate = plan.estimate(CONFIG, jobs)
     announce(plan.describe(estimate))
-    plan.refuse_over_budget(estimate, CONFIG, sys.argv)
     if workflow.local_exec:
-        plan.refuse_missing_devices(CONFIG, jobs, settings.count_gpus())
+        plan.refuse_missing_devices(CONFIG, jobs, GPUS)
+    plan.refuse_over_budget(estimate, CONFIG, sys.argv)
 
 
 def model_folder(model, seed):
@@ -66,16 +67,17 @@ def model_folder(model, seed):
 
 
 try:
-    CONFIG = load_config()
+    # The second with the models and sizes that were set to null: a --configfile that makes this run again.
+    CONFIG, EVERYTHING = load_config()
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 SCALE = CONFIG["scale"]
 # Everything that a result can depend on; the group of all runs of one reproduction on W&B.
-REPRODUCTION = settings.fingerprint(
-    {key: value for key, value in CONFIG.items() if key not in ("budget", "wandb")}
-)
 TEXT = settings.text_settings(CONFIG)
+REPRODUCTION = settings.fingerprint(
+    {key: value for key, value in CONFIG.items() if key not in ("budget", "wandb")} | {"text": TEXT}
+)
 CORPUS = settings.corpus_folder(CONFIG)
 ROOT = f"results/{CORPUS}"
 TASKS = f"results/{SCALE}/tasks-{settings.fingerprint(CONFIG['evaluation']['superglue'])}"
@@ -90,7 +92,7 @@ ENGINES = [
     for model in CONFIG["models"]
     for seed in CONFIG["seeds"]
 ]
-GPUS = settings.count_gpus()
+GPUS = settings.count_gpus() if CONFIG["device"] == "cuda" else 0
 if workflow.local_exec and not workflow.dryrun and workflow.is_main_process:
     # Set nowhere else: Snakemake silently cuts a job's request to it.
     workflow.global_resources["gpu"] = GPUS

@@ -6,6 +6,7 @@ rule tasks:
         "SuperGLUE-format tasks about stories that no model has seen"
     output:
         expand(f"{TASKS}/{{task}}.jsonl", task=SUPERGLUE),
+        f"{TASKS}/tasks.json",
     log:
         f"{TASKS}/tasks.log",
     conda:
@@ -37,6 +38,8 @@ rule perplexity:
     conda:
         "../../envs/pipeline.yaml"
     threads: CONFIG["evaluation"]["threads"]
+    resources:
+        gpu=min(1, GPUS),
     params:
         launcher=LAUNCHER,
         model=subpath(input.weights, parent=True),
@@ -91,6 +94,8 @@ rule superglue:
     conda:
         "../../envs/pipeline.yaml"
     threads: CONFIG["evaluation"]["threads"]
+    resources:
+        gpu=min(1, GPUS),
     params:
         launcher=LAUNCHER,
         model=subpath(input.weights, parent=True),

@@ -24,7 +24,7 @@ rule report_page:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
-        config=json.dumps({key: CONFIG[key] for key in CONFIG if key not in ("budget", "wandb")}),
+        config=json.dumps({key: EVERYTHING[key] for key in EVERYTHING if key not in ("budget", "wandb")}),
         run=f"{CORPUS}/report-{REPRODUCTION}.json",
     shell:
         "{params.launcher} krakenlm report --perplexity {input.perplexity:q} --superglue {input.superglue:q}"

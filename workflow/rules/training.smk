@@ -34,7 +34,7 @@ rule train:
         architecture=lambda wildcards: json.dumps(
             settings.architecture(CONFIG, wildcards.model)
         ),
-        recipe=lambda wildcards: json.dumps(settings.recipe(CONFIG, wildcards.model)),
+        recipe=lambda wildcards: json.dumps(settings.weights_recipe(CONFIG, wildcards.model)),
         out=subpath(output.config, parent=True),
     shell:
         "{params.launcher} krakenlm train --tokens {params.tokens:q} --tokenizer {input.tokenizer:q}"

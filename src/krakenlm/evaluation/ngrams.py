@@ -18,7 +18,8 @@ from nltk.lm.smoothing import KneserNey
 from nltk.probability import ConditionalFreqDist
 
 from krakenlm.errors import InputError
-from krakenlm.evaluation.perplexity import scores, validation_tokens, write_rows
+from krakenlm.evaluation.perplexity import COLUMNS, scores, validation_tokens
+from krakenlm.files import write_table
 from krakenlm.text.store import TokenStore
 
 # nltk counts in Python dictionaries, which takes about 1 kB an n-gram.
@@ -68,7 +69,7 @@ def evaluate(tokens: Path, out: Path, scale: str, run: str) -> list[dict]:
                 "run": run,
             }
         )
-    return write_rows(out, rows)
+    return write_table(out, rows, COLUMNS)
 
 
 def score(train: np.ndarray, validation: np.ndarray, vocabulary: int, order: int) -> tuple[float, int]:

@@ -1,8 +1,7 @@
 """A model's loss on the whole validation set."""
 
-import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from krakenlm.errors import InputError
-from krakenlm.files import read_json, writing
+from krakenlm.files import read_json, write_table
 from krakenlm.models import load_model
 from krakenlm.text.store import TokenStore
 
@@ -83,7 +82,7 @@ def evaluate(
         "scale": scale,
         "run": run,
     }
-    return write_rows(out, [row])
+    return write_table(out, [row], COLUMNS)
 
 
 def check_vocabulary(model: Path, found: int, tokens: Path, expected: int) -> None:
@@ -157,13 +156,3 @@ def batches(tokens: np.ndarray, length: int, count: int) -> Iterator[tuple[torch
 def cut(tokens: np.ndarray, start: int, count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     piece = torch.from_numpy(np.array(tokens[start : start + count * length + 1], dtype=np.int64))
     return piece[:-1].view(count, length), piece[1:].view(count, length)
-
-
-def write_rows(out: Path, rows: Iterable[Mapping]) -> list[dict]:
-    """Write rows of perplexity.csv and return them with every column; unknown is None, an empty cell."""
-    rows = [{column: row.get(column) for column in COLUMNS} for row in rows]
-    with writing(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return rows

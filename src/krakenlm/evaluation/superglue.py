@@ -1,6 +1,5 @@
 """The eight SuperGLUE tasks, zero-shot, with lm-eval's own prompts and metrics."""
 
-import csv
 import json
 import logging
 import tempfile
@@ -18,7 +17,7 @@ from scipy.stats import binom
 
 from krakenlm.errors import InputError
 from krakenlm.evaluation.lm import KrakenLM
-from krakenlm.files import read_json, writing
+from krakenlm.files import read_json, write_table
 
 COLUMNS = (
     "model",
@@ -86,7 +85,7 @@ def evaluate(
 
     Args:
         model: model folder (config.json, model.safetensors, tokenizer.json).
-        tasks: folder of <task>.jsonl in the schema of aps/super_glue and, for the `data` column, tasks.json with
+        tasks: folder of <task>.jsonl in the schema of aps/super_glue, and for the `data` column tasks.json with
             {"data": label}; None for the hub's validation sets.
         out: the CSV to write, with the columns of `COLUMNS`.
         name, seed, scale, run: go into the rows.
@@ -107,7 +106,7 @@ def evaluate(
         for key, task in TASKS.items()
         for row in task_rows(key, task, loaded["tasks"][task.lm_eval_name], results)
     ]
-    return write_rows(out, rows)
+    return write_table(out, rows, COLUMNS)
 
 
 def load_tasks(folder: Path | None) -> dict:
@@ -264,23 +263,11 @@ def entity_guess(metric: str, lm_eval_task: ConfigurableTask, samples: Sequence[
 
 
 def data_label(folder: Path | None) -> str:
-    """The `data` column: the label in the folder's tasks.json, else the folder's name."""
+    """The `data` column: the label in the folder's tasks.json, which says so where the tasks are synthetic."""
     if folder is None:
         return HUB
     description = Path(folder) / "tasks.json"
-    if not description.is_file():
-        return Path(folder).resolve().name
     label = read_json(description).get("data")
     if not isinstance(label, str):
         raise InputError(f"{description}: expected data to be a label, found {label!r}; correct it")
     return label
-
-
-def write_rows(out: Path, rows: list[dict]) -> list[dict]:
-    """Write rows of superglue.csv and return them with every column; unknown is None, an empty cell."""
-    rows = [{column: row.get(column) for column in COLUMNS} for row in rows]
-    with writing(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return rows

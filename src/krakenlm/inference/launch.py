@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from krakenlm.errors import InputError
+
 PR_SET_PDEATHSIG = 1
 TRACEBACK_LINES = 25
 
@@ -26,6 +28,7 @@ def run_ranks(target: str, arguments: dict, world: int, threads: int) -> Any:
     Arguments and result travel as JSON. Each rank has `threads` threads and, where there are enough, cores of its own.
 
     Raises:
+        InputError: a rank found a mistake of the user's.
         RankError: a rank died or raised; by then the others have been ended.
     """
     with tempfile.TemporaryDirectory(prefix="krakenlm-ranks-") as folder:
@@ -62,6 +65,9 @@ def wait_for_all(ranks: list[subprocess.Popen], folder: Path) -> None:
         time.sleep(0.02)
     statuses = [process.poll() for process in ranks]
     failed = [rank for rank, status in enumerate(statuses) if status]
+    mistakes = sorted(folder.glob("mistake*"))
+    if mistakes:
+        raise InputError(mistakes[0].read_text())
     if failed:
         # A signal is a cause, an exception may be its consequence in a peer.
         rank = min(failed, key=lambda rank: (statuses[rank] > 0, rank))
@@ -90,8 +96,12 @@ def rank_main(folder: Path, rank: int) -> None:
     comm, device = connect(folder, rank, job["world"])
     pin(rank, job["world"], job["threads"])
     module, function = job["target"].split(":")
-    with torch.inference_mode():
-        result = getattr(importlib.import_module(module), function)(comm, device, **job["arguments"])
+    try:
+        with torch.inference_mode():
+            result = getattr(importlib.import_module(module), function)(comm, device, **job["arguments"])
+    except InputError as error:
+        (folder / f"mistake{rank}").write_text(str(error))
+        raise
     if rank == 0:
         (folder / "result.json").write_text(json.dumps(result))
     disconnect(job["world"])

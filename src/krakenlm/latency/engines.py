@@ -4,24 +4,26 @@ import statistics as stdlib
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from krakenlm import models
+from krakenlm import machine, models
 from krakenlm.errors import InputError
-from krakenlm.files import read_json
+from krakenlm.files import read_json, write_table
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import run_ranks
 from krakenlm.inference.shards import load_rank
-from krakenlm.latency.statistics import device_name, machine_state
-from krakenlm.latency.ttft import check_ranks, wait_for_ranks, write_table
+from krakenlm.latency.statistics import Watch, drift
+from krakenlm.latency.ttft import INTERLEAVE, check_ranks, wait_for_ranks
 from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.text.store import TokenStore
 
 COLUMNS = [
     "model", "architecture", "degree", "tp", "prompts", "prompt_tokens", "new_tokens", "identical",
     "max_logit_difference", "ttft_ms_median", "ttft_ms_std", "tokens_per_second", "device", "link", "engine",
-    "dtype", "runs", "interleave", "data", "seed", "scale", "run", "load_average", "clock_mhz", "throttled"
+    "dtype", "runs", "interleave", "data", "seed", "scale", "run", "drift", "drifted",
+    "other_load", "clock_mhz", "throttled"
 ]  # fmt: skip
 
 
@@ -53,7 +55,6 @@ def measure_engines(
     rows = []
     for world in sorted({int(shards.name.removeprefix("tp")) for _, _, shards in entries}):
         group = [entry for entry in entries if entry[2].name == f"tp{world}"]
-        state = machine_state()
         measured = run_ranks(
             "krakenlm.latency.engines:measure_on_rank",
             {
@@ -67,13 +68,12 @@ def measure_engines(
             threads=threads,
         )
         given = {"tp": world, "prompts": prompts, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
-        given |= {"engine": "torch", "dtype": "float32", "runs": runs, "interleave": "run by run", "scale": scale}
-        given |= {"data": store.manifest["data"], "device": device_name(), "link": measured["link"], **state}
+        given |= {"engine": "torch", "dtype": "float32", "runs": runs, "interleave": INTERLEAVE, "scale": scale}
+        given |= {"data": store.manifest["data"], "device": machine.device(), "link": measured["link"]}
         for (name, model, _), row in zip(group, measured["rows"], strict=True):
             described = {"model": name, "run": f"{run}/models/{name}/{model.name}", **describe(model)}
             rows.append(given | described | row)
-    write_table(out_csv, rows, COLUMNS)
-    return rows
+    return write_table(out_csv, rows, COLUMNS)
 
 
 def prompt_windows(tokens, prompts: int, length: int, where: str | Path) -> list[list[int]]:
@@ -109,8 +109,10 @@ def measure_on_rank(
         logits_BTV = engine(sharded, comm)
         if comm.rank == 0:
             rows.append(compare(models.load_model(model).to(device), prompts_BT, new_tokens, sharded, logits_BTV))
+    watch = Watch()
     times = time_in_turns(engines, prompts_BT, new_tokens, comm, device, runs, warmup)
-    rows = [row | time for row, time in zip(rows, times, strict=comm.rank == 0)]
+    state = watch.stop(comm, device)
+    rows = [row | time | state for row, time in zip(rows, times, strict=comm.rank == 0)]
     link = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else "gloo over loopback"
     return {"rows": rows, "link": link}
 
@@ -134,11 +136,12 @@ def time_in_turns(engines: list, prompts_BT, new_tokens: int, comm, device: str,
     rest: list[list[float]] = [[] for _ in engines]
     for run in range(warmup + runs):
         prompt_1T = prompts_BT[run % len(prompts_BT)][None]
-        for index, (engine, cache) in enumerate(zip(engines, caches, strict=True)):
+        for turn in range(len(engines)):
+            index = (run + turn) % len(engines)
             wait_for_ranks(comm, device)
             start = time.perf_counter()
             moments = []
-            for token_B in generate(engine, prompt_1T, new_tokens, comm, cache):
+            for token_B in generate(engines[index], prompt_1T, new_tokens, comm, caches[index]):
                 token_B.tolist()  # on the host
                 moments.append(time.perf_counter())
             if run >= warmup:
@@ -149,6 +152,7 @@ def time_in_turns(engines: list, prompts_BT, new_tokens: int, comm, device: str,
             "ttft_ms_median": stdlib.median(firsts),
             "ttft_ms_std": stdlib.stdev(firsts) if len(firsts) > 1 else 0.0,
             "tokens_per_second": stdlib.median(rates) if new_tokens > 1 else "",
+            **drift(np.asarray(firsts)),
         }
         for firsts, rates in zip(first, rest, strict=True)
     ]

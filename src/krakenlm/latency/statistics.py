@@ -1,10 +1,14 @@
 """What is said of repeated timings, and of the machine that they were taken on."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from krakenlm.models.collectives import Collectives
 
 RESAMPLES = 2000
 # A row whose second half of runs is slower or faster than its first by more than this share has drifted.
@@ -15,8 +19,6 @@ def summarise(milliseconds: Sequence[float]) -> dict[str, float]:
     """Median, mean, 95th percentile, standard deviation, the bootstrap's 95% interval of the median, and drift."""
     times = np.asarray(milliseconds)
     low, high = bootstrap_interval([times], lambda medians: medians[0])
-    half = len(times) // 2
-    drift = float(np.median(times[half:]) / np.median(times[:half]) - 1) if half else 0.0
     return {
         "ttft_ms_median": float(np.median(times)),
         "ttft_ms_mean": float(times.mean()),
@@ -24,9 +26,15 @@ def summarise(milliseconds: Sequence[float]) -> dict[str, float]:
         "ttft_ms_std": float(times.std(ddof=1)) if len(times) > 1 else 0.0,
         "ci_low": low,
         "ci_high": high,
-        "drift": drift,
-        "drifted": abs(drift) > DRIFT,
+        **drift(times),
     }
+
+
+def drift(times: np.ndarray) -> dict[str, object]:
+    """How much slower the second half of the runs was than the first, as a share, and whether that flags the row."""
+    half = len(times) // 2
+    share = float(np.median(times[half:]) / np.median(times[:half]) - 1) if half else 0.0
+    return {"drift": share, "drifted": abs(share) > DRIFT}
 
 
 def speedup(baseline: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
@@ -36,32 +44,36 @@ def speedup(baseline: Sequence[float], other: Sequence[float]) -> tuple[float, f
     return float(np.median(pair[0]) / np.median(pair[1])), low, high
 
 
-def bootstrap_interval(samples: list[np.ndarray], statistic) -> tuple[float, float]:
+def bootstrap_interval(samples: list[np.ndarray], statistic: Callable) -> tuple[float, float]:
     """95% interval of a statistic of medians; run i of every sample is drawn together. Seeded: equal in, equal out."""
     picks = np.random.default_rng(0).integers(len(samples[0]), size=(RESAMPLES, len(samples[0])))
     values = statistic([np.median(sample[picks], axis=1) for sample in samples])
     return float(np.percentile(values, 2.5)), float(np.percentile(values, 97.5))
 
 
-def device_name() -> str:
-    """The GPU, else the processor and how many of its cores this process may use."""
-    import torch
+class Watch:
+    """What else the machine did between `start` and `stop`: on each rank, around what is timed."""
 
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{line.split(':', 1)[1].strip()}, {len(os.sched_getaffinity(0))} cores"
-    return f"CPU, {len(os.sched_getaffinity(0))} cores"
+    def __init__(self) -> None:
+        self.moment, self.busy, self.own = time.perf_counter(), busy_seconds(), time.process_time()
+        self.throttled = read_throttling()
+
+    def stop(self, comm: Collectives, device: str) -> dict[str, object]:
+        """Columns of the row: cores that others kept busy, clock in MHz, times throttled; empty where unreadable."""
+        elapsed, busy = time.perf_counter() - self.moment, busy_seconds() - self.busy
+        own = torch.tensor([time.process_time() - self.own], dtype=torch.float32, device=device)
+        throttled = read_throttling()
+        return {
+            "other_load": round(max(0.0, busy - comm.all_reduce(own).wait().item()) / elapsed, 2),
+            "clock_mhz": read_clock(),
+            "throttled": "" if throttled == "" else throttled - self.throttled,
+        }
 
 
-def machine_state() -> dict[str, object]:
-    """Load, clock and throttling, each empty where this machine does not say."""
-    return {
-        "load_average": round(os.getloadavg()[0], 2),
-        "clock_mhz": read_clock(),
-        "throttled": read_throttling(),
-    }
+def busy_seconds() -> float:
+    """Seconds that all cores of this machine together have been busy since it started (/proc/stat)."""
+    user, nice, system, _, _, interrupts, soft_interrupts = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
 
 
 def read_clock() -> float | str:

@@ -1,10 +1,9 @@
 """Time to first token, measured: prefill of a random prompt through random weights, every architecture in turn.
 
 A run starts when every rank has left a barrier and ends when rank 0 has the first token on the host. Architectures take
-turns run by run, so what disturbs the machine disturbs all of them.
+turns run by run in rotating order, so what disturbs the machine disturbs all of them.
 """
 
-import csv
 import os
 import time
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from krakenlm import models
+from krakenlm import machine, models
 from krakenlm.errors import InputError
-from krakenlm.files import writing
+from krakenlm.files import write_table
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import run_ranks
@@ -28,9 +27,10 @@ COLUMNS = [
     "ttft_ms_median", "ttft_ms_mean", "ttft_ms_p95", "ttft_ms_std", "speedup_vs_standard", "source", "parameters",
     "layers_measured", "dtype", "kv_bytes_per_token", "ci_low", "ci_high", "link_gbit_measured", "interleave",
     "scale", "run", "speedup_ci_low", "speedup_ci_high", "width", "n_head", "threads", "seed", "drift", "drifted",
-    "load_average", "clock_mhz", "throttled"
+    "other_load", "clock_mhz", "throttled"
 ]  # fmt: skip
 LINK_ROUNDS = 10
+INTERLEAVE = "run by run, in rotating order"
 
 
 def measure_ttft(
@@ -61,7 +61,6 @@ def measure_ttft(
     check_ranks(tp, threads)
     shape = {"n_layer": n_layer, "vocab_size": vocab_size, "block_size": max(contexts)}
     sizes = [sizes_of(architecture, width, n_head, tp) | shape for architecture in architectures]
-    state = statistics.machine_state()
     times = run_ranks(
         "krakenlm.latency.ttft:time_on_rank",
         {
@@ -80,27 +79,25 @@ def measure_ttft(
         "size": size,
         "tp": tp,
         "batch": batch,
-        "device": statistics.device_name(),
+        "device": machine.device(),
         "engine": "torch",
         "link": times["link"],
         "runs": runs,
         "source": "measured",
         "layers_measured": n_layer,
         "dtype": dtype,
-        "interleave": "run by run",
+        "interleave": INTERLEAVE,
         "scale": scale,
         "run": run,
         "threads": threads,
         "seed": seed,
-        **state,
     }
     rows = [
         given | row_of(sizes, times, index, context, dtype)
         for context in map(str, contexts)
         for index in range(len(sizes))
     ]
-    write_table(out_csv, rows, COLUMNS)
-    return rows
+    return write_table(out_csv, rows, COLUMNS)
 
 
 def check_ranks(tp: int, threads: int) -> None:
@@ -143,16 +140,8 @@ def row_of(sizes: list[dict], times: dict, index: int, context: str, dtype: str)
         "link_gbit_measured": times["link_gbit"][context],
         "width": sizes[index]["width"],
         "n_head": sizes[index]["n_head"],
+        **times["machine"][context],
     }
-
-
-def write_table(out_csv: str | Path, rows: list[dict], columns: list[str]) -> None:
-    """Write rows as CSV, floats to six digits; a column that a row lacks is empty."""
-    with writing(out_csv) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def time_on_rank(
@@ -168,7 +157,7 @@ def time_on_rank(
 ) -> dict:
     """Body of one rank: {context: [[milliseconds of each run] of each architecture]} and what the link gave."""
     modules = [random_rank(each, comm, device, getattr(torch, dtype), seed) for each in sizes]
-    milliseconds, link_gbit = {}, {}
+    milliseconds, link_gbit, machine_state = {}, {}, {}
     for context in contexts:
         generator = torch.Generator().manual_seed(seed)
         prompts_BT = torch.randint(sizes[0]["vocab_size"], (batch, context), generator=generator).to(device)
@@ -179,11 +168,13 @@ def time_on_rank(
             ).tolist()
             for module, cache in zip(modules, caches, strict=True)
         ]
+        watch = statistics.Watch()
         milliseconds[str(context)] = interleave(steps, comm, device, runs, warmup)
+        machine_state[str(context)] = watch.stop(comm, device)
         message = torch.zeros(batch, context, sizes[0]["width"], dtype=getattr(torch, dtype), device=device)
         link_gbit[str(context)] = measure_link(message, comm, device)
     link = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else "gloo over loopback"
-    return {"milliseconds": milliseconds, "link_gbit": link_gbit, "link": link}
+    return {"milliseconds": milliseconds, "link_gbit": link_gbit, "machine": machine_state, "link": link}
 
 
 def random_rank(sizes: dict, comm: Collectives, device: str, dtype: torch.dtype, seed: int) -> torch.nn.Module:
@@ -203,16 +194,20 @@ def random_rank(sizes: dict, comm: Collectives, device: str, dtype: torch.dtype,
 def interleave(
     steps: list[Callable[[], object]], comm: Collectives, device: str, runs: int, warmup: int
 ) -> list[list[float]]:
-    """Milliseconds of `runs` runs of each step, the steps in turns, every run from a barrier on."""
+    """Milliseconds of `runs` runs of each step, the steps in turns, every run from a barrier on.
+
+    Each round starts one step further, so that no step always follows the same other.
+    """
     milliseconds: list[list[float]] = [[] for _ in steps]
     for run in range(warmup + runs):
-        for step, times in zip(steps, milliseconds, strict=True):
+        for turn in range(len(steps)):
+            index = (run + turn) % len(steps)
             wait_for_ranks(comm, device)
             start = time.perf_counter()
-            step()
+            steps[index]()
             elapsed = time.perf_counter() - start
             if run >= warmup:
-                times.append(1e3 * elapsed)
+                milliseconds[index].append(1e3 * elapsed)
     return milliseconds
 
 

@@ -1,13 +1,12 @@
 """The record of a run: what ran, where, with which versions, at what price."""
 
 import importlib.metadata
-import os
-import platform
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
 from krakenlm.files import read_json, write_json
+from krakenlm.machine import hardware
 
 PACKAGES = (
     "torch", "lightning", "snakemake", "datasets", "tokenizers", "lm-eval", "transformers", "wandb", "altair",
@@ -15,21 +14,23 @@ PACKAGES = (
 
 
 def record(path: Path, config: Mapping, metrics: list[Path]) -> dict:
-    """Write the record of this run beside its results and return it.
+    """Write the record of this run, and beside it a configuration that makes it again; return the record.
 
     Args:
         path: where it goes.
-        config: the whole configuration.
+        config: the whole configuration, with the models and sizes that were left out as null.
         metrics: metrics.json of every trained model; their training seconds add up to the price.
     """
     seconds = sum(read_json(file)["timings"]["seconds"] for file in metrics)
+    configuration = path.with_name(f"config-{path.stem.removeprefix('report-')}.json")
+    write_json(configuration, config)
     value = {
         "scale": config["scale"],
         "run": path.stem,
         "date": date.today().isoformat(),
         "hardware": hardware(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | {"krakenlm": own_version()},
-        "command": f"snakemake --config scale={config['scale']}",
+        "command": f"snakemake --configfile {configuration}",
         "seconds": seconds,
         "config": config,
     }
@@ -39,11 +40,3 @@ def record(path: Path, config: Mapping, metrics: list[Path]) -> dict:
 
 def own_version() -> str:
     return importlib.metadata.version("krakenlm")
-
-
-def hardware() -> str:
-    """Processor, cores and memory of this machine, in words."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GB"

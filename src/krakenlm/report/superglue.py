@@ -62,11 +62,18 @@ def charted(tasks: dict[str, list[Row]]) -> dict[str, list[Row]]:
 def what(rows: Sequence[Row]) -> str:
     data = " and ".join(distinct(rows, "data")) or "unnamed data"
     models = len({(row["model"], row["seed"]) for row in rows})
-    return (
-        f"Measured zero-shot through lm-eval on {data}, {plural(models, 'trained model')}, one evaluation each. Bars "
-        "are one standard error to either side, over the examples of a task. The dashed line is chance: what a guess "
-        "gets that does not look at the example."
+    text = (
+        f"Measured through lm-eval, no example in the prompt, on {data}, {plural(models, 'trained model')}, one "
+        "evaluation each. Bars are one standard error to either side, over the examples of a task. The dashed line is "
+        "chance: what a guess gets that does not look at the example."
     )
+    if "synthetic" in data:
+        text += (
+            " The embedded training text asks and answers in these same words, and on several formats a rule that "
+            "looks at one word of the prompt is right most of the time (docs/embedded-text.md), so a score above "
+            "chance shows that something was learnt, not that a story was understood."
+        )
+    return text
 
 
 def multiplicity(rows: Sequence[Row]) -> str:

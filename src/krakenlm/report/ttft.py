@@ -237,8 +237,13 @@ def every_cell(rows: Sequence[Row]) -> Table:
         Column("drifted", "drifted", None, "whether the first and the second half of the runs differ"),
         Column("degree", "degree", count, "number of Kraken's splits"),
         Column("batch", "batch", count),
-        Column("layers_measured", "layers", count, "layers that were timed; the time is scaled to all of them"),
-        Column("link_gbit_measured", "link, Gbit/s", digits, "what the link gave, measured before the row"),
+        Column("layers_measured", "layers", count, "layers that were timed"),
+        Column(
+            "link_gbit_measured",
+            "link, Gbit/s",
+            digits,
+            "what an AllReduce of the row's size got from the link, measured after the row",
+        ),
         Column("engine", "engine"),
         Column("device", "device"),
     ]

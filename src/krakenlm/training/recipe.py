@@ -36,10 +36,10 @@ class Recipe:
     fused: bool  # PyTorch's fused AdamW
     gpus: int  # 0: CPU
     threads: int  # of torch, per process
-    log_every_steps: int
-    checkpoint_every_steps: int
-    validate_every_steps: int
-    validation_windows: int
+    log_every_steps: int = 10
+    checkpoint_every_steps: int = 100
+    validate_every_steps: int = 100
+    validation_windows: int = 32
     devices: int = 0  # processes that share a batch; 0: one per GPU, one on CPU
 
     @classmethod

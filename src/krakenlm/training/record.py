@@ -13,6 +13,7 @@ from tqdm import tqdm
 from krakenlm.errors import InputError
 from krakenlm.training.checkpoints import damage, saved
 from krakenlm.training.recipe import Recipe
+from krakenlm.training.windows import validation_starts
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_REDRAWS = 0.2
@@ -42,6 +43,11 @@ class Record(Callback):
 
     def total_seconds(self) -> float:
         return self.earlier_seconds + (time.perf_counter() - self.started if self.started else 0.0)
+
+    def validation_tokens_seen(self) -> int:
+        """How many tokens each validation loss is a mean over."""
+        starts = validation_starts(len(self.validation_tokens), self.block_size, self.recipe.validation_windows)
+        return len(starts) * self.block_size
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self.started = time.perf_counter()

@@ -15,6 +15,7 @@ from krakenlm import models
 from krakenlm.config import WATCHING, fingerprint
 from krakenlm.errors import InputError
 from krakenlm.files import write_json, writing
+from krakenlm.machine import hardware
 from krakenlm.text.store import TokenStore
 from krakenlm.training.checkpoints import Checkpoints, WholeFiles, newest_intact
 from krakenlm.training.module import LanguageModel
@@ -191,6 +192,8 @@ def write_outputs(
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "curve": record.curve,
             "validation": record.validation,
+            "validation_tokens": record.validation_tokens_seen(),
+            "hardware": hardware(),
             "timings": {
                 "seconds": seconds,
                 "tokens_per_second": (recipe.steps + 1) * tokens_per_step / seconds,
