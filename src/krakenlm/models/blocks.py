@@ -208,15 +208,14 @@ class Embedding(nn.Module):
 
     def __init__(self, config: Config, rank: int, world: int) -> None:
         super().__init__()
-        if config.vocab_size % world:
-            raise InputError(
-                f"tp: expected a divisor of vocab_size ({config.vocab_size}), found {world}; choose a power of two"
-            )
+        self.vocab_size, self.part = config.vocab_size, -(-config.vocab_size // world)
+        self.head_rows = slice(rank * self.part, min((rank + 1) * self.part, config.vocab_size))
+        rows = self.head_rows.stop - self.head_rows.start
+        if rows < 1:
+            raise InputError(f"tp: expected at most vocab_size ({config.vocab_size}) parts, found {world}; lower it")
         self.tokens = nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.positions = nn.Parameter(torch.empty(config.block_size, config.width))
-        part = config.vocab_size // world
-        self.head_rows = slice(rank * part, (rank + 1) * part)
-        self.head = None if config.tied else nn.Parameter(torch.empty(part, config.width))
+        self.head = None if config.tied else nn.Parameter(torch.empty(rows, config.width))
 
     def forward(self, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
         length = tokens_BT.shape[1]
@@ -230,9 +229,11 @@ class Embedding(nn.Module):
         return F.embedding(tokens_BT, self.tokens) + positions
 
     def logits(self, y_BPD: Tensor, comm: Any) -> Tensor:
-        """(B, P, D) to (B, P, V): every rank its part of the vocabulary, then gathered."""
+        """(B, P, D) to (B, P, V): every rank its part of the vocabulary, the last one's perhaps smaller; gathered."""
         part_BPV = F.linear(y_BPD, self.tokens[self.head_rows] if self.head is None else self.head)
-        return comm.all_gather(part_BPV, dim=-1).wait()
+        if part_BPV.shape[-1] < self.part:
+            part_BPV = F.pad(part_BPV, (0, self.part - part_BPV.shape[-1]))
+        return comm.all_gather(part_BPV, dim=-1).wait()[..., : self.vocab_size]
 
 
 def initialise(module: nn.Module, n_layer: int, splits: int) -> None:

@@ -107,7 +107,8 @@ def import_gpt2(source: str, out: str | Path) -> None:
         "n_layer": config["n_layer"],
         "n_head": config["n_head"],
         "width": config["n_embd"],
-        "vocab_size": padded(config["vocab_size"]),
+        # Not padded: GPT-2's logits lie far below zero, and rows of zeros would take all the probability.
+        "vocab_size": config["vocab_size"],
         "block_size": config["n_positions"],
         "bias": True,
         "tied": config.get("tie_word_embeddings", True),
@@ -140,13 +141,9 @@ def fetch_gpt2(name: str) -> Path:
 
 
 def gpt2_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> dict[str, Tensor]:
-    """Their tensors under our names: products are stored (in, out) there, (out, in) here; the vocabulary is padded."""
+    """Their tensors under our names: products are stored (in, out) there, (out, in) here."""
     take = taker(path, state)
-    more = sizes["vocab_size"] - take("wte.weight").shape[0]
-    weights = {
-        "embedding.tokens": torch.nn.functional.pad(take("wte.weight"), (0, 0, 0, more)),
-        "embedding.positions": take("wpe.weight"),
-    }
+    weights = {"embedding.tokens": take("wte.weight"), "embedding.positions": take("wpe.weight")}
     for layer in range(sizes["n_layer"]):
         for theirs, ours in LAYER_NAMES.items():
             for kind in ("weight", "bias"):
@@ -155,12 +152,8 @@ def gpt2_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> dic
     for kind in ("weight", "bias"):
         weights[f"norm.{kind}"] = take(f"ln_f.{kind}")
     if not sizes["tied"]:
-        weights["embedding.head"] = torch.nn.functional.pad(take("lm_head.weight"), (0, 0, 0, more))
+        weights["embedding.head"] = take("lm_head.weight")
     return weights
-
-
-def padded(vocabulary: int) -> int:
-    return (vocabulary + 63) // 64 * 64
 
 
 def taker(path: Path, state: Mapping[str, Tensor]):
@@ -177,7 +170,7 @@ def taker(path: Path, state: Mapping[str, Tensor]):
 def write_model(
     path: Path, sizes: dict, weights: dict[str, Tensor], out: str | Path, tokenizer: str | Path | None, source: str
 ) -> None:
-    """Check the shapes and write config.json, model.safetensors, metrics.json and, where there is one, tokenizer.json."""
+    """Check the shapes and write a model folder; tokenizer.json only where there is one."""
     config = models.config_from_dict(sizes)
     with torch.device("meta"):
         module = models.build_rank(config)
