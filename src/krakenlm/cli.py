@@ -25,6 +25,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+imports = typer.Typer(
+    help="Make a model folder of weights from elsewhere; only tensors are read.", no_args_is_help=True
+)
+app.add_typer(imports, name="import")
+
 Out = Annotated[Path, typer.Option(help="What this stage writes.")]
 Scale = Annotated[str, typer.Option(help="Scale, for the column of that name.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
@@ -325,6 +330,52 @@ def report(
             run_json=run_json,
             out_html=out,
         )
+
+
+@imports.command("authors")
+def import_authors(
+    checkpoint: Annotated[Path, typer.Argument(help="ckpt.pt of the authors' release.")],
+    model: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json to keep beside the weights.")] = None,
+) -> None:
+    """Read a checkpoint that the authors' release wrote."""
+    from krakenlm.models.importing import import_authors as read
+
+    with hold(model, "import"):
+        read(checkpoint, model, tokenizer)
+
+
+@imports.command("gpt2")
+def import_gpt2(
+    source: Annotated[str, typer.Argument(help="Folder, or name on the hub, of a Hugging Face GPT-2.")],
+    model: Annotated[Path, typer.Argument(help="Model folder to write.")],
+) -> None:
+    """Read a Hugging Face GPT-2."""
+    from krakenlm.models.importing import import_gpt2 as read
+
+    with hold(model, "import"):
+        read(source, model)
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    prompt: Annotated[str, typer.Argument(help="What the text begins with.")],
+    tokens: Annotated[int, typer.Option(help="At most this many new tokens.", min=1)] = 100,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from this many likeliest tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest with this probability together.")] = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Continue a text, printing it as it comes."""
+    from krakenlm.inference.complete import complete
+    from krakenlm.inference.generate import Sampling, likeliest
+
+    choose = Sampling(temperature, top_k, top_p, seed) if temperature else likeliest
+    print(prompt, end="", flush=True)
+    for piece in complete(model, prompt, tokens, choose):
+        print(piece, end="", flush=True)
+    print()
 
 
 def main() -> None:
