@@ -17,6 +17,7 @@ import typer
 from krakenlm import plan
 from krakenlm.errors import InputError
 from krakenlm.files import hold
+from krakenlm.machine import count_gpus, leased_gpus
 
 app = typer.Typer(
     help="Kraken (arXiv 2408.07802) from text to time to first token.",
@@ -37,7 +38,9 @@ Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
 
 
 @contextlib.contextmanager
-def writing_stage(stage: str, out: Path, parameters: dict, name: str = "", timing: bool = False) -> Iterator:
+def writing_stage(
+    stage: str, out: Path, parameters: dict, name: str = "", timing: bool = False, gpus: int = 0
+) -> Iterator:
     """Hold the output's lock and the machine's timing lock, and open the stage's W&B run.
 
     Modules of the stage are imported inside, so that even their import disturbs no timing job. A timing stage gets its
@@ -52,7 +55,7 @@ def writing_stage(stage: str, out: Path, parameters: dict, name: str = "", timin
         yield Run()
         return
     tables = Tables()
-    with locked(stage, out, timing):
+    with locked(stage, out, timing), leased_gpus(gpus, stage):
         if timing:
             yield tables
         else:
@@ -180,7 +183,7 @@ def train(
     """Train a model, or go on from its last intact checkpoint."""
     fields, settings = parse_json("model", model), parse_json("recipe", recipe) | parse_json("watch", watch)
     parameters = {"model": fields, "recipe": settings, "seed": seed, "identity": identity}
-    with writing_stage("train", out, parameters, name=f"{name} seed {seed}") as run:
+    with writing_stage("train", out, parameters, name=f"{name} seed {seed}", gpus=settings.get("gpus", 0)) as run:
         from krakenlm.training.run import train as stage
 
         stage(tokens, tokenizer, fields, settings, seed, out, logger=run.lightning_logger(), identity=identity)
@@ -197,7 +200,8 @@ def perplexity(
     threads: Threads = 1,
 ) -> None:
     """Score a model on the whole validation set."""
-    with writing_stage("perplexity", out, {"model": str(model)}, name=f"{name} seed {seed}") as run:
+    gpus = min(1, count_gpus())
+    with writing_stage("perplexity", out, {"model": str(model)}, name=f"{name} seed {seed}", gpus=gpus) as run:
         from krakenlm.evaluation.perplexity import evaluate
 
         rows = evaluate(
@@ -226,7 +230,8 @@ def superglue(
     threads: Threads = 1,
 ) -> None:
     """Score a model on the eight SuperGLUE tasks through lm-eval."""
-    with writing_stage("superglue", out, {"model": str(model)}, name=f"{name} seed {seed}") as run:
+    gpus = min(1, count_gpus())
+    with writing_stage("superglue", out, {"model": str(model)}, name=f"{name} seed {seed}", gpus=gpus) as run:
         from krakenlm.evaluation.superglue import evaluate
 
         rows = evaluate(
@@ -263,7 +268,7 @@ def engines(
     for engine in engines:
         folder = Path(engine)
         entries.append((folder.parts[0], root / "models" / folder.parent, root / "engines" / folder))
-    with writing_stage("engines", out, {"engines": engines, **options}, timing=True) as run:
+    with writing_stage("engines", out, {"engines": engines, **options}, timing=True, gpus=count_gpus()) as run:
         from krakenlm.latency.engines import measure_engines
 
         rows = measure_engines(
@@ -283,7 +288,8 @@ def ttft(
 ) -> None:
     """Time the first token of every architecture of one size, interleaved, alone on the machine."""
     options = parse_json("settings", settings) | parse_json("shape", shape)
-    with writing_stage("ttft", out, {"size": size, "tp": tp, **options}, name=f"{size} tp {tp}", timing=True) as run:
+    parameters, name = {"size": size, "tp": tp, **options}, f"{size} tp {tp}"
+    with writing_stage("ttft", out, parameters, name, timing=True, gpus=count_gpus()) as run:
         from krakenlm.latency.ttft import measure_ttft
 
         rows = measure_ttft(size=size, tp=tp, out_csv=out, scale=scale, run=folder_under_results(out.parent), **options)
