@@ -59,11 +59,14 @@ def leased_gpus(count: int, stage: str) -> Iterator[None]:
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     with contextlib.ExitStack() as stack:
         held: list[str] = []
-        while len(held) < count:
-            held += [uuid for uuid in uuids if uuid not in held and len(held) < count and take(uuid, stack)]
-            if len(held) < count:
-                print(f"{stage}: waiting for {count - len(held)} more GPU(s)", file=sys.stderr, flush=True)
-                time.sleep(LEASE_SECONDS)
+        while True:
+            for uuid in uuids:
+                if len(held) < count and uuid not in held and take(uuid, stack):
+                    held.append(uuid)
+            if len(held) == count:
+                break
+            print(f"{stage}: waiting for {count - len(held)} more GPU(s)", file=sys.stderr, flush=True)
+            time.sleep(LEASE_SECONDS)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
         try:
             yield
