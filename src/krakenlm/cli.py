@@ -17,6 +17,7 @@ import typer
 from krakenlm import plan
 from krakenlm.errors import InputError
 from krakenlm.files import hold
+from krakenlm.machine import count_gpus, leased_gpus
 
 app = typer.Typer(
     help="Kraken (arXiv 2408.07802) from text to time to first token.",
@@ -25,6 +26,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+imports = typer.Typer(
+    help="Make a model folder of weights from elsewhere; only tensors are read.", no_args_is_help=True
+)
+app.add_typer(imports, name="import")
+
 Out = Annotated[Path, typer.Option(help="What this stage writes.")]
 Scale = Annotated[str, typer.Option(help="Scale, for the column of that name.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
@@ -32,7 +38,9 @@ Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
 
 
 @contextlib.contextmanager
-def writing_stage(stage: str, out: Path, parameters: dict, name: str = "", timing: bool = False) -> Iterator:
+def writing_stage(
+    stage: str, out: Path, parameters: dict, name: str = "", timing: bool = False, gpus: int = 0
+) -> Iterator:
     """Hold the output's lock and the machine's timing lock, and open the stage's W&B run.
 
     Modules of the stage are imported inside, so that even their import disturbs no timing job. A timing stage gets its
@@ -47,7 +55,7 @@ def writing_stage(stage: str, out: Path, parameters: dict, name: str = "", timin
         yield Run()
         return
     tables = Tables()
-    with locked(stage, out, timing):
+    with locked(stage, out, timing), leased_gpus(gpus, stage):
         if timing:
             yield tables
         else:
@@ -175,7 +183,7 @@ def train(
     """Train a model, or go on from its last intact checkpoint."""
     fields, settings = parse_json("model", model), parse_json("recipe", recipe) | parse_json("watch", watch)
     parameters = {"model": fields, "recipe": settings, "seed": seed, "identity": identity}
-    with writing_stage("train", out, parameters, name=f"{name} seed {seed}") as run:
+    with writing_stage("train", out, parameters, name=f"{name} seed {seed}", gpus=settings.get("gpus", 0)) as run:
         from krakenlm.training.run import train as stage
 
         stage(tokens, tokenizer, fields, settings, seed, out, logger=run.lightning_logger(), identity=identity)
@@ -192,7 +200,8 @@ def perplexity(
     threads: Threads = 1,
 ) -> None:
     """Score a model on the whole validation set."""
-    with writing_stage("perplexity", out, {"model": str(model)}, name=f"{name} seed {seed}") as run:
+    gpus = min(1, count_gpus())
+    with writing_stage("perplexity", out, {"model": str(model)}, name=f"{name} seed {seed}", gpus=gpus) as run:
         from krakenlm.evaluation.perplexity import evaluate
 
         rows = evaluate(
@@ -221,7 +230,8 @@ def superglue(
     threads: Threads = 1,
 ) -> None:
     """Score a model on the eight SuperGLUE tasks through lm-eval."""
-    with writing_stage("superglue", out, {"model": str(model)}, name=f"{name} seed {seed}") as run:
+    gpus = min(1, count_gpus())
+    with writing_stage("superglue", out, {"model": str(model)}, name=f"{name} seed {seed}", gpus=gpus) as run:
         from krakenlm.evaluation.superglue import evaluate
 
         rows = evaluate(
@@ -258,7 +268,7 @@ def engines(
     for engine in engines:
         folder = Path(engine)
         entries.append((folder.parts[0], root / "models" / folder.parent, root / "engines" / folder))
-    with writing_stage("engines", out, {"engines": engines, **options}, timing=True) as run:
+    with writing_stage("engines", out, {"engines": engines, **options}, timing=True, gpus=count_gpus()) as run:
         from krakenlm.latency.engines import measure_engines
 
         rows = measure_engines(
@@ -278,7 +288,8 @@ def ttft(
 ) -> None:
     """Time the first token of every architecture of one size, interleaved, alone on the machine."""
     options = parse_json("settings", settings) | parse_json("shape", shape)
-    with writing_stage("ttft", out, {"size": size, "tp": tp, **options}, name=f"{size} tp {tp}", timing=True) as run:
+    parameters, name = {"size": size, "tp": tp, **options}, f"{size} tp {tp}"
+    with writing_stage("ttft", out, parameters, name, timing=True, gpus=count_gpus()) as run:
         from krakenlm.latency.ttft import measure_ttft
 
         rows = measure_ttft(size=size, tp=tp, out_csv=out, scale=scale, run=folder_under_results(out.parent), **options)
@@ -325,6 +336,52 @@ def report(
             run_json=run_json,
             out_html=out,
         )
+
+
+@imports.command("authors")
+def import_authors(
+    checkpoint: Annotated[Path, typer.Argument(help="ckpt.pt of the authors' release.")],
+    model: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json to keep beside the weights.")] = None,
+) -> None:
+    """Read a checkpoint that the authors' release wrote."""
+    from krakenlm.models.importing import import_authors as read
+
+    with hold(model, "import"):
+        read(checkpoint, model, tokenizer)
+
+
+@imports.command("gpt2")
+def import_gpt2(
+    source: Annotated[str, typer.Argument(help="Folder, or name on the hub, of a Hugging Face GPT-2.")],
+    model: Annotated[Path, typer.Argument(help="Model folder to write.")],
+) -> None:
+    """Read a Hugging Face GPT-2."""
+    from krakenlm.models.importing import import_gpt2 as read
+
+    with hold(model, "import"):
+        read(source, model)
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    prompt: Annotated[str, typer.Argument(help="What the text begins with.")],
+    tokens: Annotated[int, typer.Option(help="At most this many new tokens.", min=1)] = 100,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from this many likeliest tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest with this probability together.")] = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Continue a text, printing it as it comes."""
+    from krakenlm.inference.complete import complete
+    from krakenlm.inference.generate import Sampling, likeliest
+
+    choose = Sampling(temperature, top_k, top_p, seed) if temperature else likeliest
+    print(prompt, end="", flush=True)
+    for piece in complete(model, prompt, tokens, choose):
+        print(piece, end="", flush=True)
+    print()
 
 
 def main() -> None:

@@ -1,24 +1,91 @@
-"""What this machine is, in words, and how many of its GPUs may be used."""
+"""What this machine is, in words, and which of its GPUs a stage may use."""
 
+import contextlib
+import fcntl
 import os
 import platform
 import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from krakenlm.errors import InputError
 
-def gpu_names() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver reports and CUDA_VISIBLE_DEVICES leaves visible."""
+LEASE_SECONDS = 0.5  # between two looks for a free GPU
+
+
+def query_gpus(field: str) -> list[str]:
+    """A field of each NVIDIA GPU that the driver reports and CUDA_VISIBLE_DEVICES leaves visible."""
     try:
         listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=60
+            ["nvidia-smi", f"--query-gpu=index,uuid,{field}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
     except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
         return []
-    names = listing.stdout.splitlines() if listing.returncode == 0 else []
+    lines = listing.stdout.splitlines() if listing.returncode == 0 else []
+    rows = [[word.strip() for word in line.split(",", 2)] for line in lines]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return names
-    return names[: len([name for name in visible.split(",") if name.strip() not in ("", "-1")])]
+        return [value for _, _, value in rows]
+    wanted = [word.strip() for word in visible.split(",")]
+    return [value for word in wanted for index, uuid, value in rows if word and word in (index, uuid)]
+
+
+def gpu_names() -> list[str]:
+    return query_gpus("name")
+
+
+@contextlib.contextmanager
+def leased_gpus(count: int, stage: str) -> Iterator[None]:
+    """Hold `count` GPUs that no other stage on this machine holds, and show this process no others.
+
+    Snakemake and this project count GPUs, but hand out no ids. A scheduler that does (SLURM) is left to it. The
+    kernel ends a lease with its process.
+
+    Raises:
+        InputError: there are fewer GPUs than that.
+    """
+    if count == 0 or "SLURM_JOB_ID" in os.environ:
+        yield
+        return
+    uuids = query_gpus("uuid")
+    if count > len(uuids):
+        raise InputError(f"{stage}: expected {count} GPUs, found {len(uuids)}; lower the number or use another machine")
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with contextlib.ExitStack() as stack:
+        held: list[str] = []
+        while True:
+            for uuid in uuids:
+                if len(held) < count and uuid not in held and take(uuid, stack):
+                    held.append(uuid)
+            if len(held) == count:
+                break
+            print(f"{stage}: waiting for {count - len(held)} more GPU(s)", file=sys.stderr, flush=True)
+            time.sleep(LEASE_SECONDS)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+        try:
+            yield
+        finally:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            if before is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def take(uuid: str, stack: contextlib.ExitStack) -> bool:
+    """Lock one GPU until `stack` is left; False if another process has it."""
+    lock = open(Path(tempfile.gettempdir()) / f"krakenlm-{uuid}.lock", "a")  # noqa: SIM115 - it stays open
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return False
+    stack.callback(lock.close)
+    return True
 
 
 def count_gpus() -> int:

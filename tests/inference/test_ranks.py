@@ -24,6 +24,10 @@ SIZES = {
     "kraken-2way": {"architecture": "kraken", "degree": 2, **SMALL},
     "kraken-4way": {"architecture": "kraken", "degree": 4, **SMALL},
 }
+SIZES["standard-odd-vocabulary"] = {**SIZES["standard"], "vocab_size": 97, "tied": False}
+SIZES["kraken-4way-odd-vocabulary"] = {**SIZES["kraken-4way"], "vocab_size": 97}
+for name in ("standard", "parallel", "ladder", "kraken-4way"):
+    SIZES[f"{name}-bias-untied"] = {**SIZES[name], "bias": True, "tied": False}
 CASES = [(name, tp) for name in SIZES for tp in (1, 2, 4) if (name, tp) != ("kraken-2way", 4)]
 TOKENS = torch.randint(96, (2, 11), generator=torch.Generator().manual_seed(1))
 

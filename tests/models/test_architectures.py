@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from krakenlm import models
 from krakenlm.errors import InputError
 from krakenlm.models.blocks import causal_attention
+from krakenlm.models.collectives import ALONE
 from krakenlm.models.sizing import (
     forward_flops_per_token,
     kraken_width,
@@ -25,7 +26,11 @@ SIZES = {
     "kraken-1way": {"architecture": "kraken", "degree": 1, **SMALL},
     "kraken-2way": {"architecture": "kraken", "degree": 2, **SMALL},
     "kraken-4way": {"architecture": "kraken", "degree": 4, "ffn_expansion": 3, **SMALL},
+    "kraken-3way-odd": {"architecture": "kraken", "degree": 3, **SMALL, "n_head": 9, "width": 21},
+    "kraken-6way": {"architecture": "kraken", "degree": 6, **SMALL, "n_head": 6, "width": 11},
 }
+for name in ("standard", "parallel", "ladder", "kraken-2way", "kraken-3way-odd"):
+    SIZES[f"{name}-bias-untied"] = {**SIZES[name], "bias": True, "tied": False}
 
 
 @pytest.fixture
@@ -43,60 +48,86 @@ def drawn(sizes):
     return module.double().eval()
 
 
-def norm(x, weight):
+class Weights:
+    """A state dict by layer and, for a Kraken, split; a missing bias is zero."""
+
+    def __init__(self, state, prefix="", split=None):
+        self.state, self.prefix, self.split = state, prefix, split
+
+    def within(self, prefix, split=None):
+        return Weights(self.state, prefix, split)
+
+    def __getitem__(self, name):
+        tensor = self.state.get(self.prefix + name)
+        if tensor is None:
+            assert name.endswith("bias")
+            return 0.0
+        return tensor if self.split is None else tensor[self.split]
+
+
+def norm(x, w, name):
     centred = x - x.mean(-1, keepdim=True)
-    return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * weight
+    scaled = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5)
+    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
-def attention(x, qkv, out, heads):
+def linear(x, w, name):
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+def attend(qkv, heads):
     """Causal softmax attention, head by head and query by query."""
-    width = qkv.shape[0] // 3
-    q, k, v = (x @ part.T for part in qkv.split(width))
-    size = width // heads
-    y = torch.zeros_like(q)
-    for head in range(heads):
-        at = slice(head * size, (head + 1) * size)
-        for t in range(x.shape[1]):
+    q, k, v = qkv.chunk(3, dim=-1)
+    size = q.shape[-1] // heads
+    rows = []
+    for t in range(q.shape[1]):
+        parts = []
+        for head in range(heads):
+            at = slice(head * size, (head + 1) * size)
             scores = (q[:, t : t + 1, at] @ k[:, : t + 1, at].mT) / math.sqrt(size)
-            y[:, t : t + 1, at] = scores.softmax(-1) @ v[:, : t + 1, at]
-    return y @ out.T
+            parts.append(scores.softmax(-1) @ v[:, : t + 1, at])
+        rows.append(torch.cat(parts, dim=-1))
+    return torch.cat(rows, dim=1)
 
 
-def mlp(x, up, down):
-    return F.gelu(x @ up.T, approximate="tanh") @ down.T
+def attention(x, w, heads):
+    return linear(attend(linear(x, w, "attention.qkv"), heads), w, "attention.out")
+
+
+def gelu(x):
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def mlp(x, w):
+    return linear(gelu(linear(x, w, "mlp.up")), w, "mlp.down")
 
 
 def expected_standard(w, c, x):
     for l in range(c.n_layer):
-        p = f"layers.{l}."
-        x = x + attention(
-            norm(x, w[p + "norm1.weight"]), w[p + "attention.qkv.weight"], w[p + "attention.out.weight"], c.n_head
-        )
-        x = x + mlp(norm(x, w[p + "norm2.weight"]), w[p + "mlp.up.weight"], w[p + "mlp.down.weight"])
+        layer = w.within(f"layers.{l}.")
+        x = x + attention(norm(x, layer, "norm1"), layer, c.n_head)
+        x = x + mlp(norm(x, layer, "norm2"), layer)
     return x
 
 
 def expected_ladder(w, c, x):
     a = m = torch.zeros_like(x)
     for l in range(c.n_layer):
-        p = f"layers.{l}."
+        layer = w.within(f"layers.{l}.")
         x = x + a
-        a = attention(
-            norm(x, w[p + "norm1.weight"]), w[p + "attention.qkv.weight"], w[p + "attention.out.weight"], c.n_head
-        )
+        a = attention(norm(x, layer, "norm1"), layer, c.n_head)
         x = x + m
-        m = mlp(norm(x, w[p + "norm2.weight"]), w[p + "mlp.up.weight"], w[p + "mlp.down.weight"])
+        m = mlp(norm(x, layer, "norm2"), layer)
     return x + a + m
 
 
 def expected_parallel(w, c, x):
-    d = c.width
     for l in range(c.n_layer):
-        p = f"layers.{l}."
-        y = norm(x, w[p + "norm.weight"])
-        qkv, up = w[p + "qkv_up.weight"][: 3 * d], w[p + "qkv_up.weight"][3 * d :]
-        out, down = w[p + "out.weight"][:, :d], w[p + "out.weight"][:, d:]
-        x = x + attention(y, qkv, out, c.n_head) + mlp(y, up, down)
+        layer = w.within(f"layers.{l}.")
+        y = linear(norm(x, layer, "norm"), layer, "qkv_up")
+        attended, up = attend(y[..., : 3 * c.width], c.n_head), y[..., 3 * c.width :]
+        out, down = layer["out.weight"][:, : c.width], layer["out.weight"][:, c.width :]
+        x = x + attended @ out.T + gelu(up) @ down.T + layer["out.bias"]
     return x
 
 
@@ -104,30 +135,50 @@ def expected_kraken(w, c, x):
     """The paper's equations as they stand: the sum over the *other* splits, added to h_i."""
     streams = [x] * c.degree
     for l in range(c.n_layer):
-        p, new = f"layers.{l}.", []
+        new = []
         for i in range(c.degree):
-            normed = norm(streams[i], w[p + "norm1.weight"][i])
-            h = streams[i] + attention(
-                normed, w[p + "attention.qkv.weight"][i], w[p + "attention.out.weight"][i], c.n_head // c.degree
-            )
+            split = w.within(f"layers.{l}.", i)
+            h = streams[i] + attention(norm(streams[i], split, "norm1"), split, c.n_head // c.degree)
             others = sum(streams[j] for j in range(c.degree) if j != i) if l > 0 else 0
-            fed = mlp(
-                norm(h + others, w[p + "norm2.weight"][i]), w[p + "mlp.up.weight"][i], w[p + "mlp.down.weight"][i]
-            )
-            new.append(h + fed)
+            new.append(h + mlp(norm(h + others, split, "norm2"), split))
         streams = new
-    merge = torch.cat(list(w["merge.weight"]), dim=1)
-    return torch.cat(streams, dim=-1) @ merge.T
+    return torch.cat(streams, dim=-1) @ torch.cat(list(w["merge.weight"]), dim=1).T + w["merge_bias"]
+
+
+def expected_logits(state, c, tokens_BT):
+    w = Weights(state)
+    x = w["embedding.tokens"][tokens_BT] + w["embedding.positions"][: tokens_BT.shape[1]]
+    y = norm(globals()[f"expected_{c.architecture}"](w, c, x), w, "norm")
+    return y @ (w["embedding.tokens"] if c.tied else w["embedding.head"]).T
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_forward_is_what_the_equations_say(name, tokens_BT):
+def test_logits_and_every_gradient_are_what_the_equations_say(name, tokens_BT):
     module = drawn(SIZES[name])
-    w, c = module.state_dict(), module.config
-    x = w["embedding.tokens"][tokens_BT] + w["embedding.positions"][: tokens_BT.shape[1]]
-    y = globals()[f"expected_{c.architecture}"](w, c, x)
-    logits = norm(y, w["norm.weight"]) @ w["embedding.tokens"].T
-    torch.testing.assert_close(module(tokens_BT), logits, rtol=1e-9, atol=1e-9)
+    state = {key: tensor.detach().clone().requires_grad_() for key, tensor in module.state_dict().items()}
+    expected = expected_logits(state, module.config, tokens_BT)
+    logits = module(tokens_BT)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+    upstream = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2), dtype=logits.dtype)
+    expected.backward(upstream)
+    logits.backward(upstream)
+    for key, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.grad, state[key].grad, rtol=1e-10, atol=1e-10, msg=key)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": True, "tied": False}])
+def test_one_split_that_is_four_times_as_wide_inside_is_standard_before_a_linear(options, tokens_BT):
+    kraken = drawn({"architecture": "kraken", "degree": 1, "ffn_expansion": 4, **SMALL, **options})
+    standard = models.build({"architecture": "standard", **SMALL, **options}).double()
+    state = {key: tensor for key, tensor in kraken.state_dict().items() if not key.startswith("merge")}
+    state = {key: tensor[0] if key.startswith("layers.") else tensor for key, tensor in state.items()}
+    standard.load_state_dict(state)
+    y_BTD = []
+    standard.norm.register_forward_pre_hook(lambda norm, inputs: y_BTD.append(inputs[0]))
+    standard(tokens_BT)
+    before_norm = torch.nn.functional.linear(y_BTD[0], kraken.merge.weight[0], kraken.merge_bias)
+    logits = kraken.embedding.logits(kraken.norm(before_norm), ALONE)
+    torch.testing.assert_close(kraken(tokens_BT), logits, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SIZES)

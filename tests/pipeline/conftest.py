@@ -60,7 +60,7 @@ class Checkout:
         """A PATH on which `nvidia-smi` reports `count` GPUs."""
         folder = self.folder / "claimed"
         folder.mkdir()
-        listing = "".join(f"echo GPU-{index}\n" for index in range(count))
+        listing = "".join(f"echo '{index}, GPU-{index}, Some GPU'\n" for index in range(count))
         (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{listing}")
         (folder / "nvidia-smi").chmod(0o755)
         return f"{folder}:{os.environ['PATH']}"

@@ -36,7 +36,7 @@ class Cache(Protocol):
         """Count `length` more tokens in every row, once all layers have seen them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Sizes that every architecture has. Checked when made; JSON round trip through `to_dict`.
 
@@ -49,13 +49,18 @@ class Config:
     width: int  # of the residual stream, of each split
     vocab_size: int
     block_size: int  # longest input in tokens
+    bias: bool = False  # in linear layers and LayerNorms
+    tied: bool = True  # the head is the token embedding
 
     architecture: ClassVar[str]
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
+            if field.name in ("bias", "tied"):
+                if type(value) is not bool:
+                    raise InputError(f"{field.name}: expected true or false, found {value!r}; correct it")
+            elif type(value) is not int or value < 1:
                 raise InputError(f"{field.name}: expected a whole number of at least 1, found {value!r}; correct it")
         if self.n_head % self.splits:
             raise InputError(
@@ -84,38 +89,52 @@ class Config:
 
 
 class Linear(nn.Module):
-    """Bias-free product with one matrix, or with one matrix per split at once.
+    """Product with one matrix, or with one matrix per split at once.
 
-    weight: (E, D), or (N, E, D) with splits. Maps x_BTD to x_BTE, or x_NBTD to x_NBTE.
+    weight: (E, D), or (N, E, D) with splits; bias: (E,) or (N, E). Maps x_BTD to x_BTE, or x_NBTD to x_NBTE.
     """
 
-    def __init__(self, width_in: int, width_out: int, splits: int | None = None) -> None:
+    def __init__(self, width_in: int, width_out: int, splits: int | None = None, bias: bool = False) -> None:
         super().__init__()
-        shape = (width_out, width_in) if splits is None else (splits, width_out, width_in)
-        self.weight = nn.Parameter(torch.empty(shape))
+        stacked = () if splits is None else (splits,)
+        self.weight = nn.Parameter(torch.empty(*stacked, width_out, width_in))
+        self.bias = nn.Parameter(torch.empty(*stacked, width_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.dim() == 2:
-            return F.linear(x, self.weight)
+            return F.linear(x, self.weight, self.bias)
         if len(self.weight) == 1:  # one split on this rank: the plain product is the faster one
-            return F.linear(x[0], self.weight[0]).unsqueeze(0)
-        return torch.bmm(x.flatten(1, -2), self.weight.mT).unflatten(1, x.shape[1:-1])
+            return F.linear(x[0], self.weight[0], None if self.bias is None else self.bias[0]).unsqueeze(0)
+        rows = x.flatten(1, -2)
+        if self.bias is None:
+            y = torch.bmm(rows, self.weight.mT)
+        else:
+            y = torch.baddbmm(self.bias[:, None], rows, self.weight.mT)
+        return y.unflatten(1, x.shape[1:-1])
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm without bias over the last dimension, with one weight or one per split. weight: (D,) or (N, D)."""
+    """LayerNorm over the last dimension, with one weight (and bias) or one per split. weight, bias: (D,) or (N, D)."""
 
-    def __init__(self, width: int, splits: int | None = None) -> None:
+    def __init__(self, width: int, splits: int | None = None, bias: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(width if splits is None else (splits, width)))
+        shape = (width,) if splits is None else (splits, width)
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(shape)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.dim() == 1:
-            return F.layer_norm(x, x.shape[-1:], self.weight, eps=LAYER_NORM_EPS)
-        if len(self.weight) == 1:
-            return F.layer_norm(x, x.shape[-1:], self.weight[0], eps=LAYER_NORM_EPS)
-        scale = self.weight.view(len(self.weight), *[1] * (x.dim() - 2), -1)
-        return F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS) * scale
+        weight, bias = self.weight, self.bias
+        if weight.dim() == 2 and len(weight) == 1:
+            weight, bias = weight[0], None if bias is None else bias[0]
+        if weight.dim() == 1:
+            return F.layer_norm(x, x.shape[-1:], weight, bias, eps=LAYER_NORM_EPS)
+        y = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS) * per_split(weight, x)
+        return y if bias is None else y + per_split(bias, x)
+
+
+def per_split(parameter_ND: Tensor, x: Tensor) -> Tensor:
+    """A parameter of every split, shaped to meet x_N..D."""
+    return parameter_ND.view(len(parameter_ND), *[1] * (x.dim() - 2), -1)
 
 
 def split_heads(x: Tensor, heads: int, head_size: int) -> Tensor:
@@ -158,11 +177,11 @@ class Attention(nn.Module):
     Maps x_BTD to x_BTD, with `splits` x_NBTD to x_NBTD. `heads` counts per split.
     """
 
-    def __init__(self, width: int, heads: int, head_size: int, splits: int | None = None) -> None:
+    def __init__(self, width: int, heads: int, head_size: int, splits: int | None = None, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = Linear(width, 3 * heads * head_size, splits)
-        self.out = Linear(heads * head_size, width, splits)
+        self.qkv = Linear(width, 3 * heads * head_size, splits, bias)
+        self.out = Linear(heads * head_size, width, splits, bias)
 
     def forward(self, x: Tensor, cache: Cache | None, layer: int) -> Tensor:
         return self.out(attend(self.qkv(x), self.heads, cache, layer))
@@ -171,31 +190,32 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """This rank's part of the hidden layer; the result is a part of a sum over ranks."""
 
-    def __init__(self, width: int, hidden: int, splits: int | None = None) -> None:
+    def __init__(self, width: int, hidden: int, splits: int | None = None, bias: bool = False) -> None:
         super().__init__()
-        self.up = Linear(width, hidden, splits)
-        self.down = Linear(hidden, width, splits)
+        self.up = Linear(width, hidden, splits, bias)
+        self.down = Linear(hidden, width, splits, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(gelu(self.up(x)))
 
 
 class Embedding(nn.Module):
-    """Token and position embeddings, whole on every rank, and the tied head, of which a rank multiplies a part.
+    """Token and position embeddings, whole on every rank, and the head, of which a rank multiplies a part.
 
-    The tied table is needed whole for looking up, so splitting the head by vocabulary costs no memory.
+    A tied head is the token embedding, which is needed whole for looking up, so splitting the head by vocabulary
+    costs no memory. An untied head (V, D) is stored in parts.
     """
 
     def __init__(self, config: Config, rank: int, world: int) -> None:
         super().__init__()
-        if config.vocab_size % world:
-            raise InputError(
-                f"tp: expected a divisor of vocab_size ({config.vocab_size}), found {world}; choose a power of two"
-            )
+        self.vocab_size, self.part = config.vocab_size, -(-config.vocab_size // world)
+        self.head_rows = slice(rank * self.part, min((rank + 1) * self.part, config.vocab_size))
+        rows = self.head_rows.stop - self.head_rows.start
+        if rows < 1:
+            raise InputError(f"tp: expected at most vocab_size ({config.vocab_size}) parts, found {world}; lower it")
         self.tokens = nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.positions = nn.Parameter(torch.empty(config.block_size, config.width))
-        part = config.vocab_size // world
-        self.head_rows = slice(rank * part, (rank + 1) * part)
+        self.head = None if config.tied else nn.Parameter(torch.empty(rows, config.width))
 
     def forward(self, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
         length = tokens_BT.shape[1]
@@ -209,18 +229,22 @@ class Embedding(nn.Module):
         return F.embedding(tokens_BT, self.tokens) + positions
 
     def logits(self, y_BPD: Tensor, comm: Any) -> Tensor:
-        """(B, P, D) to (B, P, V): every rank its part of the vocabulary, then gathered."""
-        part_BPV = F.linear(y_BPD, self.tokens[self.head_rows])
-        return comm.all_gather(part_BPV, dim=-1).wait()
+        """(B, P, D) to (B, P, V): every rank its part of the vocabulary, the last one's perhaps smaller; gathered."""
+        part_BPV = F.linear(y_BPD, self.tokens[self.head_rows] if self.head is None else self.head)
+        if part_BPV.shape[-1] < self.part:
+            part_BPV = F.pad(part_BPV, (0, self.part - part_BPV.shape[-1]))
+        return comm.all_gather(part_BPV, dim=-1).wait()[..., : self.vocab_size]
 
 
 def initialise(module: nn.Module, n_layer: int, splits: int) -> None:
     """Draw weights as the authors do: normal(0, 0.02), projections back into the residual stream smaller by
-    sqrt(2 n_layer N), LayerNorm weights 1 (arXiv 2408.07802, training/kraken.py of its release).
+    sqrt(2 n_layer N), LayerNorm weights 1, biases 0 (arXiv 2408.07802, training/kraken.py of its release).
     """
     residual_std = INITIAL_STD / math.sqrt(2 * n_layer * splits)
     for name, parameter in module.named_parameters():
-        if not decays(name):
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif not decays(name):
             nn.init.ones_(parameter)
         else:
             into_residual = name.endswith((".out.weight", ".down.weight"))
@@ -228,14 +252,19 @@ def initialise(module: nn.Module, n_layer: int, splits: int) -> None:
 
 
 def decays(name: str) -> bool:
-    """Whether AdamW decays this parameter: all but LayerNorm weights (a batched one has two dimensions, too)."""
-    return "norm" not in name
+    """Whether AdamW decays this parameter: all but biases and LayerNorm weights (whose batches have two dimensions)."""
+    return "norm" not in name and not name.endswith("bias")
 
 
 def part(tensor: Tensor, dim: int, rank: int, world: int, segments: tuple[int, ...] | None = None) -> Tensor:
     """A rank's share of `tensor` along `dim`; of each segment on its own where it holds several side by side."""
     pieces = tensor.split(segments or [tensor.shape[dim]], dim=dim)
     return torch.cat([piece.chunk(world, dim=dim)[rank] for piece in pieces], dim=dim)
+
+
+def once(bias: Tensor, rank: int) -> Tensor:
+    """The bias behind a product whose parts are summed over ranks: rank 0 adds it, the others add nothing."""
+    return bias if rank == 0 else torch.zeros_like(bias)
 
 
 def check_world(config: Config, world: int) -> None:

@@ -4,7 +4,7 @@ Each split i has its own weights and its own residual stream x_i:
 
     layer 0:      h_i = x + Attn_i(LN1_i(x));       x_i  = h_i + MLP_i(LN2_i(h_i))
     layer l > 0:  h_i = x_i + Attn_i(LN1_i(x_i));   x_i' = h_i + MLP_i(LN2_i(h_i + sum over j != i of x_j))
-    at the end:   y = LN_f(W [x_1; ...; x_N])
+    at the end:   y = LN_f(W [x_1; ...; x_N])                    (+ one bias, if the model has biases)
 
 With S = sum over all j of x_j and a_i the attention's output, h_i + sum over j != i of x_j = S + a_i: S is needed
 only by the MLP, so it is reduced while attention computes.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from krakenlm.errors import InputError
@@ -22,7 +23,7 @@ from krakenlm.models.blocks import ALL, MLP, Attention, Cache, Embedding, LayerN
 from krakenlm.models.collectives import ALONE, Collectives
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config(blocks.Config):
     degree: int  # N, the number of splits
     ffn_expansion: int = 2
@@ -39,10 +40,10 @@ class Layer(nn.Module):
 
     def __init__(self, config: Config, splits: int) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(config.width, splits)
-        self.attention = Attention(config.width, config.heads_per_split, config.head_size, splits)
-        self.norm2 = LayerNorm(config.width, splits)
-        self.mlp = MLP(config.width, config.ffn_expansion * config.width, splits)
+        self.norm1 = LayerNorm(config.width, splits, config.bias)
+        self.attention = Attention(config.width, config.heads_per_split, config.head_size, splits, config.bias)
+        self.norm2 = LayerNorm(config.width, splits, config.bias)
+        self.mlp = MLP(config.width, config.ffn_expansion * config.width, splits, config.bias)
 
 
 class Kraken(nn.Module):
@@ -66,7 +67,8 @@ class Kraken(nn.Module):
         self.layers = nn.ModuleList(Layer(config, self.splits) for _ in range(config.n_layer))
         # W by its column blocks: W [x_1; ...; x_N] = sum over i of W_i x_i, so each rank multiplies its own.
         self.merge = Linear(config.width, config.width, self.splits)
-        self.norm = LayerNorm(config.width)
+        self.merge_bias = nn.Parameter(torch.empty(config.width)) if config.bias else None
+        self.norm = LayerNorm(config.width, bias=config.bias)
 
     def forward(
         self,
@@ -88,6 +90,8 @@ class Kraken(nn.Module):
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
         y_BPD = comm.all_reduce(over_splits(self.merge(x_NBTD[:, :, at]))).wait()
+        if self.merge_bias is not None:
+            y_BPD = y_BPD + self.merge_bias
         return self.embedding.logits(self.norm(y_BPD), comm)
 
 
@@ -98,7 +102,5 @@ def over_splits(x_NBTD: Tensor) -> Tensor:
 
 def shard(read: Callable[[str], Tensor], names: list[str], config: Config, rank: int, world: int) -> dict[str, Tensor]:
     """A rank's tensors: whole splits."""
-    return {
-        name: blocks.part(read(name), 0, rank, world) if name.startswith(("layers.", "merge.")) else read(name)
-        for name in names
-    }
+    parted = ("layers.", "merge.", "embedding.head")
+    return {name: blocks.part(read(name), 0, rank, world) if name.startswith(parted) else read(name) for name in names}

@@ -12,7 +12,7 @@ from krakenlm.models.blocks import ALL, Cache, Embedding, LayerNorm
 from krakenlm.models.collectives import ALONE, Collectives
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config(blocks.Config):
     architecture: ClassVar[str] = "ladder"
 
@@ -32,7 +32,7 @@ class Ladder(nn.Module):
         self.config, self.splits, self.heads = config, 1, config.n_head // world
         self.embedding = Embedding(config, rank, world)
         self.layers = nn.ModuleList(standard.Layer(config, world) for _ in range(config.n_layer))
-        self.norm = LayerNorm(config.width)
+        self.norm = LayerNorm(config.width, bias=config.bias)
 
     def forward(
         self,

@@ -16,7 +16,7 @@ from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.models.standard import FFN_EXPANSION
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config(blocks.Config):
     architecture: ClassVar[str] = "parallel"
 
@@ -28,9 +28,9 @@ class Layer(nn.Module):
         super().__init__()
         self.heads = config.n_head // world
         self.attended, hidden = config.width // world, FFN_EXPANSION * config.width // world
-        self.norm = LayerNorm(config.width)
-        self.qkv_up = Linear(config.width, 3 * self.attended + hidden)
-        self.out = Linear(self.attended + hidden, config.width)
+        self.norm = LayerNorm(config.width, bias=config.bias)
+        self.qkv_up = Linear(config.width, 3 * self.attended + hidden, bias=config.bias)
+        self.out = Linear(self.attended + hidden, config.width, bias=config.bias)
 
     def forward(self, x_BTD: Tensor, cache: Cache | None, index: int) -> Tensor:
         qkv_up = self.qkv_up(self.norm(x_BTD))
@@ -50,7 +50,7 @@ class Parallel(nn.Module):
         self.config, self.splits, self.heads = config, 1, config.n_head // world
         self.embedding = Embedding(config, rank, world)
         self.layers = nn.ModuleList(Layer(config, world) for _ in range(config.n_layer))
-        self.norm = LayerNorm(config.width)
+        self.norm = LayerNorm(config.width, bias=config.bias)
 
     def forward(
         self,
@@ -74,9 +74,13 @@ def shard(read: Callable[[str], Tensor], names: list[str], config: Config, rank:
     tensors = {}
     for name in names:
         tensor = read(name)
-        if name.endswith("qkv_up.weight"):
+        if ".qkv_up." in name:
             tensor = blocks.part(tensor, 0, rank, world, (width, width, width, hidden))
+        elif name == "embedding.head":
+            tensor = blocks.part(tensor, 0, rank, world)
         elif name.endswith(".out.weight"):
             tensor = blocks.part(tensor, 1, rank, world, (width, hidden))
+        elif name.endswith(".out.bias"):
+            tensor = blocks.once(tensor, rank)
         tensors[name] = tensor
     return tensors

@@ -1,7 +1,7 @@
 """Sizing arithmetic: parameters, widths that match, FLOPs, KV cache. Plain integers, no torch.
 
 Sizes come as a dictionary with the keys of a model's config.json: architecture, n_layer, n_head, width, vocab_size,
-block_size and, for kraken, degree and ffn_expansion.
+block_size, bias and tied (if not the defaults) and, for kraken, degree and ffn_expansion.
 """
 
 import math
@@ -25,17 +25,28 @@ def matrix_parameters_per_layer(sizes: Mapping) -> int:
     return splits(sizes) * (4 + 2 * ffn_expansion(sizes)) * sizes["width"] ** 2
 
 
-def parameter_count(sizes: Mapping) -> int:
-    """Trainable parameters, the tied embedding counted once.
+def bias_parameters_per_layer(sizes: Mapping) -> int:
+    """Biases of q, k, v, the hidden layer and what leads back; Parallel leads back once, the others twice."""
+    back = 1 if sizes["architecture"] == "parallel" else 2
+    return splits(sizes) * (3 + ffn_expansion(sizes) + back) * sizes["width"]
 
-    Kraken: V d + T d + L N (4 d^2 + 2 e d^2 + 2 d) + N d^2 + d. Parallel has one LayerNorm per layer, the others two.
+
+def parameter_count(sizes: Mapping) -> int:
+    """Trainable parameters, a tied embedding counted once.
+
+    Kraken without biases: V d + T d + L N (4 d^2 + 2 e d^2 + 2 d) + N d^2 + d. Parallel has one LayerNorm per layer,
+    the others two.
     """
-    width, n = sizes["width"], splits(sizes)
+    width, n, bias = sizes["width"], splits(sizes), sizes.get("bias", False)
     norms = 1 if sizes["architecture"] == "parallel" else 2
+    norm = width * (2 if bias else 1)
     embedding = (sizes["vocab_size"] + sizes["block_size"]) * width
-    layers = sizes["n_layer"] * (matrix_parameters_per_layer(sizes) + n * norms * width)
-    merge = n * width**2 if sizes["architecture"] == "kraken" else 0
-    return embedding + layers + merge + width
+    head = 0 if sizes.get("tied", True) else sizes["vocab_size"] * width
+    layer = matrix_parameters_per_layer(sizes) + n * norms * norm
+    if bias:
+        layer += bias_parameters_per_layer(sizes)
+    merge = n * width**2 + (width if bias else 0) if sizes["architecture"] == "kraken" else 0
+    return embedding + head + sizes["n_layer"] * layer + merge + norm
 
 
 def forward_flops_per_token(sizes: Mapping, context: int) -> float:

@@ -1,4 +1,4 @@
-"""GPT-2 (pre-LayerNorm, no biases): two AllReduces per layer, each waited for at once."""
+"""GPT-2 (pre-LayerNorm): two AllReduces per layer, each waited for at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from krakenlm.models.collectives import ALONE, Collectives
 FFN_EXPANSION = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config(blocks.Config):
     architecture: ClassVar[str] = "standard"
 
@@ -23,10 +23,11 @@ class Layer(nn.Module):
 
     def __init__(self, config: Config, world: int) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(config.width)
-        self.attention = Attention(config.width, config.n_head // world, config.head_size)
-        self.norm2 = LayerNorm(config.width)
-        self.mlp = MLP(config.width, FFN_EXPANSION * config.width // world)
+        heads, hidden, bias = config.n_head // world, FFN_EXPANSION * config.width // world, config.bias
+        self.norm1 = LayerNorm(config.width, bias=bias)
+        self.attention = Attention(config.width, heads, config.head_size, bias=bias)
+        self.norm2 = LayerNorm(config.width, bias=bias)
+        self.mlp = MLP(config.width, hidden, bias=bias)
 
     def forward(self, x_BTD: Tensor, comm: Collectives, cache: Cache | None, index: int) -> Tensor:
         x_BTD = x_BTD + comm.all_reduce(self.attention(self.norm1(x_BTD), cache, index)).wait()
@@ -44,7 +45,7 @@ class Standard(nn.Module):
         self.config, self.splits, self.heads = config, 1, config.n_head // world
         self.embedding = Embedding(config, rank, world)
         self.layers = nn.ModuleList(Layer(config, world) for _ in range(config.n_layer))
-        self.norm = LayerNorm(config.width)
+        self.norm = LayerNorm(config.width, bias=config.bias)
 
     def forward(
         self,
@@ -67,11 +68,13 @@ def shard(read: Callable[[str], Tensor], names: list[str], config: Config, rank:
     tensors = {}
     for name in names:
         tensor = read(name)
-        if name.endswith("qkv.weight"):
+        if ".qkv." in name:
             tensor = blocks.part(tensor, 0, rank, world, (config.width,) * 3)
-        elif name.endswith("up.weight"):
+        elif ".up." in name or name == "embedding.head":
             tensor = blocks.part(tensor, 0, rank, world)
         elif name.endswith((".out.weight", ".down.weight")):
             tensor = blocks.part(tensor, 1, rank, world)
+        elif name.endswith((".out.bias", ".down.bias")):
+            tensor = blocks.once(tensor, rank)
         tensors[name] = tensor
     return tensors

@@ -1,0 +1,191 @@
+"""Weights from elsewhere as a model folder like one that was trained here. Nothing is unpickled but tensors."""
+
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from krakenlm import models
+from krakenlm.errors import InputError
+from krakenlm.files import read_json, write_json, writing
+from krakenlm.models.sizing import parameter_count
+
+COMPILED_PREFIX = "_orig_mod."
+# Their names within a layer -> ours. GPT-2's and the authors' (which derive from nanoGPT) agree.
+LAYER_NAMES = {
+    "ln_1": "norm1",
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.out",
+    "ln_2": "norm2",
+    "mlp.c_fc": "mlp.up",
+    "mlp.c_proj": "mlp.down",
+}
+AUTHORS_KEYS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "n_heads_in_split")
+
+
+def import_authors(checkpoint: str | Path, out: str | Path, tokenizer: str | Path | None = None) -> None:
+    """Read a checkpoint of the authors' release (training/train.py: model, model_args, ...) into a model folder.
+
+    Raises:
+        InputError: the file is not such a checkpoint, or its tensors do not fit its model_args.
+    """
+    path = Path(checkpoint)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a checkpoint, found none; correct the path") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(f"{path}: expected a checkpoint of tensors alone, found {reason}; it was not read") from None
+    if not isinstance(content, dict) or not {"model", "model_args"} <= content.keys():
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path}: expected the keys model and model_args, found {found}; give the authors' ckpt.pt")
+    sizes = authors_sizes(path, content["model_args"])
+    state = {name.removeprefix(COMPILED_PREFIX): tensor for name, tensor in content["model"].items()}
+    weights = authors_weights(path, state, sizes)
+    write_model(path, sizes, weights, out, tokenizer, source=f"the authors' release, {path.name}")
+
+
+def authors_sizes(path: Path, arguments: Mapping) -> dict:
+    missing = [key for key in AUTHORS_KEYS if key not in arguments]
+    if missing:
+        raise InputError(f"{path}: expected model_args.{missing[0]}, found {', '.join(arguments)}; not a Kraken's")
+    return {
+        "architecture": "kraken",
+        "degree": arguments["n_head"] // arguments["n_heads_in_split"],
+        "n_layer": arguments["n_layer"],
+        "n_head": arguments["n_head"],
+        "width": arguments["n_embd"],
+        "vocab_size": arguments["vocab_size"],
+        "block_size": arguments["block_size"],
+        "bias": bool(arguments["bias"]),
+        "ffn_expansion": arguments.get("ffn_expansion", 2),
+    }
+
+
+def authors_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> dict[str, Tensor]:
+    """Their tensors under our names: splits side by side, the last linear by its column blocks."""
+    take = taker(path, state)
+    kinds = ("weight", "bias") if sizes["bias"] else ("weight",)
+    weights = {
+        "embedding.tokens": take("transformer.wte.weight"),
+        "embedding.positions": take("transformer.wpe.weight"),
+    }
+    for layer in range(sizes["n_layer"]):
+        for theirs, ours in LAYER_NAMES.items():
+            for kind in kinds:
+                names = [f"transformer.h.{split}.{layer}.{theirs}.{kind}" for split in range(sizes["degree"])]
+                weights[f"layers.{layer}.{ours}.{kind}"] = torch.stack([take(name) for name in names])
+    merge = take("transformer.conjunction.weight")
+    weights["merge.weight"] = torch.stack(merge.chunk(sizes["degree"], dim=1))
+    if sizes["bias"]:
+        weights["merge_bias"] = take("transformer.conjunction.bias")
+    for kind in kinds:
+        weights[f"norm.{kind}"] = take(f"transformer.ln_f.{kind}")
+    return weights
+
+
+def import_gpt2(source: str, out: str | Path) -> None:
+    """Read a Hugging Face GPT-2 (config.json, model.safetensors, tokenizer.json) from a folder or, by name, the hub.
+
+    Raises:
+        InputError: a file is missing or damaged, or it is another architecture's.
+    """
+    folder = Path(source) if Path(source).is_dir() else fetch_gpt2(source)
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "gpt2":
+        raise InputError(
+            f"{folder}/config.json: expected model_type gpt2, found {config.get('model_type')!r}; give a GPT-2"
+        )
+    sizes = {
+        "architecture": "standard",
+        "n_layer": config["n_layer"],
+        "n_head": config["n_head"],
+        "width": config["n_embd"],
+        # Not padded: GPT-2's logits lie far below zero, and rows of zeros would take all the probability.
+        "vocab_size": config["vocab_size"],
+        "block_size": config["n_positions"],
+        "bias": True,
+        "tied": config.get("tie_word_embeddings", True),
+    }
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected weights, found none; give a folder with model.safetensors") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: expected safetensors, found a damaged file ({error}); fetch it again") from None
+    state = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+    tokenizer = folder / "tokenizer.json"
+    weights = gpt2_weights(path, state, sizes)
+    write_model(path, sizes, weights, out, tokenizer if tokenizer.is_file() else None, source=f"GPT-2, {source}")
+
+
+def fetch_gpt2(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    files = ["config.json", "model.safetensors", "tokenizer.json"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=files))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{name}: expected a folder or a GPT-2 of the hub, found neither ({reason}); correct the name"
+        ) from None
+
+
+def gpt2_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> dict[str, Tensor]:
+    """Their tensors under our names: products are stored (in, out) there, (out, in) here."""
+    take = taker(path, state)
+    weights = {"embedding.tokens": take("wte.weight"), "embedding.positions": take("wpe.weight")}
+    for layer in range(sizes["n_layer"]):
+        for theirs, ours in LAYER_NAMES.items():
+            for kind in ("weight", "bias"):
+                tensor = take(f"h.{layer}.{theirs}.{kind}")
+                weights[f"layers.{layer}.{ours}.{kind}"] = tensor.T if tensor.dim() == 2 else tensor
+    for kind in ("weight", "bias"):
+        weights[f"norm.{kind}"] = take(f"ln_f.{kind}")
+    if not sizes["tied"]:
+        weights["embedding.head"] = take("lm_head.weight")
+    return weights
+
+
+def taker(path: Path, state: Mapping[str, Tensor]):
+    def take(name: str) -> Tensor:
+        if name not in state:
+            raise InputError(
+                f"{path}: expected the tensor {name}, found {len(state)} others; it is another model's file"
+            )
+        return state[name].float()
+
+    return take
+
+
+def write_model(
+    path: Path, sizes: dict, weights: dict[str, Tensor], out: str | Path, tokenizer: str | Path | None, source: str
+) -> None:
+    """Check the shapes and write a model folder; tokenizer.json only where there is one."""
+    config = models.config_from_dict(sizes)
+    with torch.device("meta"):
+        module = models.build_rank(config)
+    for name, parameter in module.state_dict().items():
+        if weights[name].shape != parameter.shape:
+            raise InputError(
+                f"{path}: expected {name} of shape {tuple(parameter.shape)} by its configuration, found "
+                f"{tuple(weights[name].shape)}; the file does not fit its own description"
+            )
+    module.load_state_dict(weights, assign=True)
+    out = Path(out)
+    models.save_model(module, out)
+    if tokenizer is not None:
+        with writing(out / "tokenizer.json") as temporary:
+            shutil.copyfile(tokenizer, temporary)
+    # What was not trained here has no curve, and how many tokens it saw is not known.
+    metrics = {"seed": "", "steps": "", "tokens_seen": "", "parameters": parameter_count(sizes), "source": source}
+    write_json(out / "metrics.json", metrics | {"curve": [], "validation": [], "timings": {"seconds": 0.0}})

@@ -1,0 +1,89 @@
+"""Drawing tokens, and text from a model folder."""
+
+import json
+
+import pytest
+import torch
+
+from krakenlm import models
+from krakenlm.errors import InputError
+from krakenlm.inference.complete import complete
+from krakenlm.inference.generate import Sampling, likeliest
+from krakenlm.text.tokenizer import load_tokenizer, train_tokenizer
+
+LOGITS = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).repeat(4000, 1)
+
+
+def shares(sampling):
+    return torch.bincount(sampling(LOGITS), minlength=4) / len(LOGITS)
+
+
+def test_tokens_are_drawn_with_the_softmax_of_the_logits_over_the_temperature():
+    for temperature in (0.5, 1.0, 2.0):
+        expected = (LOGITS[0] / temperature).softmax(0)
+        torch.testing.assert_close(shares(Sampling(temperature)), expected, atol=0.03, rtol=0)
+
+
+def test_top_k_and_top_p_cut_the_unlikely():
+    assert (shares(Sampling(top_k=2)) > 0).tolist() == [False, True, False, True]
+    assert (shares(Sampling(top_p=0.6)) > 0).tolist() == [False, True, False, False]
+    assert (shares(Sampling(top_p=0.7)) > 0).tolist() == [False, True, False, True]
+
+
+def test_the_same_seed_draws_the_same_tokens():
+    assert torch.equal(Sampling(seed=3)(LOGITS), Sampling(seed=3)(LOGITS))
+    assert not torch.equal(Sampling(seed=3)(LOGITS), Sampling(seed=4)(LOGITS))
+
+
+def test_the_likeliest_is_the_largest():
+    assert likeliest(LOGITS[:2]).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [({"temperature": -1.0}, "temperature"), ({"top_k": 0}, "top_k"), ({"top_p": 0.0}, "top_p")],
+)
+def test_options_out_of_their_range_are_named(options, line):
+    with pytest.raises(InputError, match=f"{line}: expected"):
+        Sampling(**options)
+
+
+@pytest.fixture
+def model(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "train.jsonl").write_text(json.dumps({"text": "naïve café, 10 €, 火"}) + "\n")
+    (corpus / "corpus.json").write_text("{}")
+    train_tokenizer(corpus, 300, tmp_path / "model" / "tokenizer.json")
+    torch.manual_seed(0)
+    sizes = {"architecture": "kraken", "degree": 2, "n_layer": 2, "n_head": 2, "width": 16, "block_size": 24}
+    models.save_model(models.build(sizes | {"vocab_size": 320}), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_pieces_put_together_are_the_decoded_tokens(model):
+    tokenizer, drawn = load_tokenizer(model / "tokenizer.json"), []
+
+    def remember(logits_BV):
+        drawn.append(tokenizer.encode("naïve 火 €").ids[len(drawn)])  # several of these tokens are parts of a character
+        return torch.tensor([drawn[-1]])
+
+    count = len(tokenizer.encode("naïve 火 €").ids)
+    assert "".join(complete(model, "café", count, remember)) == "naïve 火 €"
+
+
+def test_generation_ends_with_the_block(model):
+    tokens = []
+
+    def count(logits_BV):
+        tokens.append(1)
+        return torch.tensor([5])
+
+    list(complete(model, "café", 1000, count))
+    prompt = len(load_tokenizer(model / "tokenizer.json").encode("café").ids)
+    assert len(tokens) == 24 - prompt
+
+
+def test_a_prompt_that_fills_the_block_is_refused(model):
+    with pytest.raises(InputError, match=r"prompt: expected fewer than block_size \(24\) tokens"):
+        list(complete(model, "xyz " * 30, 5))
