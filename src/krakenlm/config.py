@@ -118,6 +118,20 @@ def without_nulls(config: Mapping) -> dict:
     return kept
 
 
+def check_nulls(scale: Mapping, given: Mapping) -> None:
+    """Refuse a null for a model or size that the scale does not have: a slip of the pen would go unseen.
+
+    Raises:
+        InputError: naming the key.
+    """
+    for section, named in {"models": "models", "sizes": "latency.sizes"}.items():
+        known, wanted = ((part if section == "models" else part.get("latency", {})) for part in (scale, given))
+        for name, value in wanted.get(section, {}).items():
+            if value is None and name not in known.get(section, {}):
+                names = ", ".join(known.get(section, {}))
+                raise InputError(f"{named}.{name}: expected one of {names} to leave out, found {name!r}; correct it")
+
+
 def read_scalars(value: object) -> object:
     """The strings that Snakemake's `--config` brings, read as the YAML scalars that the user typed."""
     if isinstance(value, Mapping):
@@ -158,6 +172,9 @@ def describe_schema_error(error: object) -> str:
         "maximum": f"a number of at most {expected}",
         "exclusiveMinimum": f"a number above {expected}",
         "exclusiveMaximum": f"a number below {expected}",
+        "minItems": f"a list of at least {expected}",
+        "minProperties": f"at least {expected} of them",
+        "uniqueItems": "a list without repetitions",
     }.get(error.validator, error.message)
     return f"{key}: expected {wanted}, found {found!r}; {hint}"
 

@@ -5,6 +5,7 @@ sizing arithmetic, an A100's dense bf16 peak at an assumed share of it, disk fro
 """
 
 import os
+import re
 import shlex
 import socket
 from collections.abc import Mapping
@@ -138,6 +139,11 @@ def describe(costs: list[Cost]) -> str:
     return "\n".join(lines)
 
 
+def is_dry_run(command: list[str]) -> bool:
+    """Whether the command has -n or --dry-run; Snakemake itself knows only after it has parsed the Snakefile."""
+    return any(word in ("--dry-run", "--dryrun") or re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", word) for word in command[1:])
+
+
 def refuse_over_budget(costs: list[Cost], config: Mapping, command: list[str]) -> None:
     """Refuse a run that costs more than the budget.
 
@@ -184,6 +190,12 @@ def refuse_missing_devices(config: Mapping, jobs: list[tuple[str, dict]], gpus: 
         InputError: naming the key.
     """
     cores = len(os.sched_getaffinity(0))
+    computing = [rule for rule, _ in jobs if rule in ("perplexity", "superglue", "engines", "ttft")]
+    if config["device"] == "cuda" and computing and not gpus:
+        raise InputError(
+            "device: expected an NVIDIA GPU on this machine for cuda, found none; choose cpu or another scale "
+            "(--config scale=tiny)"
+        )
     for rule, wildcards in jobs:
         if rule == "train":
             wanted = settings.recipe(config, wildcards["model"])["gpus"]

@@ -29,6 +29,7 @@ def test_one_claimed_gpu_means_the_single_gpu_scale(checkout):
 def test_a_dry_run_of_the_papers_scale_lists_every_job_without_a_gpu(checkout):
     run = checkout.snakemake("--dry-run", "--config", "scale=paper")
     assert run.returncode == 0, run.stdout
+    assert "GPU-hours" in run.stdout
     for rule, count in {"train": 9, "superglue": 9, "ttft": 10, "shard": 9}.items():
         assert any(line.split() == [rule, str(count)] for line in run.stdout.splitlines()), rule
 
@@ -52,6 +53,8 @@ def test_ttft_alone_trains_nothing(checkout):
         ("models={standard: {training: {stepz: 3}}}", "models.standard.training.stepz: unknown key"),
         ("models={standard: {training: {learning_rate: -1.0}}}", "training.learning_rate: expected a number above 0"),
         ("budget={gpu_hours: nan}", "budget.gpu_hours: expected a value of type number, found 'nan'"),
+        ("models={standrd: null}", "models.standrd: expected one of standard, parallel, ladder, kraken-2way"),
+        ("seeds=[]", "seeds: expected a list of at least 1, found []"),
         ("models={new: {width: 3}}", "models.new.architecture: expected a value, found none"),
         ("models={standard: {architecture: mamba}}", "models.standard.architecture: expected one of standard"),
         ("models={kraken-4way: {n_head: 6}}", "models.kraken-4way.n_head: expected a multiple of the degree (4)"),
@@ -70,6 +73,13 @@ def test_more_ranks_than_cores_are_refused_before_anything_starts(checkout):
     run = checkout.miniature("results/ttft.csv", "--config", "latency={tp: [64], sizes: {width-64: {n_head: 64}}}")
     assert run.returncode != 0
     assert "latency.tp: expected tp x threads within this machine's" in run.stdout
+    assert started(checkout) == []
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_anything_starts(checkout):
+    run = checkout.miniature("results/ttft.csv", "--config", "device=cuda")
+    assert run.returncode != 0
+    assert "device: expected an NVIDIA GPU on this machine for cuda, found none" in run.stdout
     assert started(checkout) == []
 
 

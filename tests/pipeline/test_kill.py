@@ -19,8 +19,9 @@ TIMED_COLUMNS |= {"other_load", "clock_mhz", "throttled"}
 
 
 def stages_at_work(folder: Path) -> dict[str, list[int]]:
-    """Processes of each `krakenlm <stage>` that was started in `folder`."""
+    """Processes of each `krakenlm <stage>` that was started in `folder`, without forks of theirs."""
     found: dict[str, list[int]] = {}
+    parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -28,9 +29,10 @@ def stages_at_work(folder: Path) -> dict[str, list[int]]:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
             if len(words) > 2 and words[1].endswith("/krakenlm") and (entry / "cwd").resolve() == folder:
                 found.setdefault(words[2], []).append(int(entry.name))
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it ended while we looked
-    return found
+    return {stage: [each for each in pids if parents.get(each) not in parents] for stage, pids in found.items()}
 
 
 def kill(process: int) -> bool:

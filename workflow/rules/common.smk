@@ -18,7 +18,11 @@ def find_scale(wanted):
     """Name of the scale. `auto` is resolved once, by the process that the user started; its jobs inherit the answer."""
     if wanted != "auto":
         return wanted
-    if workflow.remote_exec or workflow.non_local_exec_or_dryrun and not workflow.dryrun:
+    if (
+        workflow.remote_exec
+        or workflow.non_local_exec_or_dryrun
+        and not workflow.dryrun
+    ):
         raise InputError(
             "scale: expected a name, found auto, which every node of a cluster would resolve anew; "
             "add --config scale=paper (or single-gpu, tiny)"
@@ -28,10 +32,13 @@ def find_scale(wanted):
 
 def load_config():
     """The configuration: the scale's file, over it config.yaml, over it --configfile, over it --config."""
-    given = settings.merge(config, settings.read_scalars(workflow.config_settings.config))
+    given = settings.merge(
+        config, settings.read_scalars(workflow.config_settings.config)
+    )
     scale = find_scale(given.get("scale", "auto"))
     directory = Path(workflow.basedir) / "config" / "scales"
     base = load_configfile(settings.scale_file(scale, directory))
+    settings.check_nulls(base, given)
     everything = settings.merge(base, given) | {"scale": scale}
     merged = settings.without_nulls(everything)
     try:
@@ -76,11 +83,14 @@ SCALE = CONFIG["scale"]
 # Everything that a result can depend on; the group of all runs of one reproduction on W&B.
 TEXT = settings.text_settings(CONFIG)
 REPRODUCTION = settings.fingerprint(
-    {key: value for key, value in CONFIG.items() if key not in ("budget", "wandb")} | {"text": TEXT}
+    {key: value for key, value in CONFIG.items() if key not in ("budget", "wandb")}
+    | {"text": TEXT}
 )
 CORPUS = settings.corpus_folder(CONFIG)
 ROOT = f"results/{CORPUS}"
-TASKS = f"results/{SCALE}/tasks-{settings.fingerprint(CONFIG['evaluation']['superglue'])}"
+TASKS = (
+    f"results/{SCALE}/tasks-{settings.fingerprint(CONFIG['evaluation']['superglue'])}"
+)
 LATENCY = f"{SCALE}/latency-{settings.fingerprint(CONFIG['latency'])}"
 SUPERGLUE = ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
 DATA = settings.data_label(TEXT)
@@ -93,7 +103,7 @@ ENGINES = [
     for seed in CONFIG["seeds"]
 ]
 GPUS = settings.count_gpus() if CONFIG["device"] == "cuda" else 0
-if workflow.local_exec and not workflow.dryrun and workflow.is_main_process:
+if workflow.local_exec and not plan.is_dry_run(sys.argv) and workflow.is_main_process:
     # Set nowhere else: Snakemake silently cuts a job's request to it.
     workflow.global_resources["gpu"] = GPUS
 # One line for every rule's shell: empty here, `srun` or `mpirun -n K` from a cluster's profile.
@@ -103,7 +113,11 @@ LAUNCHER = ""
 wildcard_constraints:
     seed=r"\d+",
     tp=r"\d+",
-    hash="|".join(sorted({settings.model_fingerprint(CONFIG, model) for model in CONFIG["models"]})),
+    hash="|".join(
+        sorted(
+            {settings.model_fingerprint(CONFIG, model) for model in CONFIG["models"]}
+        )
+    ),
 
 
 os.environ.update(
@@ -112,7 +126,7 @@ os.environ.update(
 announce(
     f"scale {SCALE}, text {DATA}; another scale: --config scale=paper (or single-gpu, tiny)"
 )
-if workflow.is_main_process and workflow.dryrun:
+if workflow.is_main_process and plan.is_dry_run(sys.argv):
     announce(plan.describe(plan.estimate(CONFIG, plan.all_jobs(CONFIG))))
 
 

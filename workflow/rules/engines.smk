@@ -2,8 +2,6 @@
 
 
 rule shard:
-    message:
-        "Shards of {wildcards.model}, seed {wildcards.seed}, for {wildcards.tp} ranks"
     input:
         config=rules.train.output.config,
         weights=rules.train.output.weights,
@@ -16,14 +14,14 @@ rule shard:
     params:
         launcher=LAUNCHER,
         model=subpath(input.weights, parent=True),
+    message:
+        "Shards of {wildcards.model}, seed {wildcards.seed}, for {wildcards.tp} ranks"
     shell:
         "{params.launcher} krakenlm shard {params.model:q} --tp {wildcards.tp} --out {output:q} > {log:q} 2>&1"
 
 
 # All trained models in one job, interleaved, alone on the machine.
 rule engines:
-    message:
-        "Engines: what each generates against its whole model, and its time to first token"
     input:
         models=expand(f"{ROOT}/models/{{model}}/config.json", model=MODELS),
         weights=expand(f"{ROOT}/models/{{model}}/model.safetensors", model=MODELS),
@@ -47,14 +45,14 @@ rule engines:
         settings=json.dumps(CONFIG["engines"]),
         tokens=subpath(input.manifest, parent=True),
         scale=SCALE,
+    message:
+        "Engines: what each generates against its whole model, and its time to first token"
     shell:
         "{params.launcher} krakenlm engines {params.engines:q} --root {params.root:q} --tokens {params.tokens:q}"
         " --settings {params.settings:q} --scale {params.scale} --out {output:q} > {log:q} 2>&1"
 
 
 rule engines_table:
-    message:
-        "results/engines.csv"
     input:
         rules.engines.output,
     output:
@@ -69,5 +67,7 @@ rule engines_table:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
+    message:
+        "results/engines.csv"
     shell:
         "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"

@@ -2,8 +2,6 @@
 
 
 rule tasks:
-    message:
-        "SuperGLUE-format tasks about stories that no model has seen"
     output:
         expand(f"{TASKS}/{{task}}.jsonl", task=SUPERGLUE),
         f"{TASKS}/tasks.json",
@@ -16,14 +14,14 @@ rule tasks:
         seed=CONFIG["evaluation"]["superglue"].get("seed", 0),
         examples=CONFIG["evaluation"]["superglue"].get("examples", 0),
         out=subpath(output[0], parent=True),
+    message:
+        "SuperGLUE-format tasks about stories that no model has seen"
     shell:
         "{params.launcher} krakenlm tasks --seed {params.seed} --examples {params.examples}"
         " --out {params.out:q} > {log:q} 2>&1"
 
 
 rule perplexity:
-    message:
-        "Perplexity of {wildcards.model}, seed {wildcards.seed}"
     input:
         config=rules.train.output.config,
         weights=rules.train.output.weights,
@@ -46,6 +44,8 @@ rule perplexity:
         tokens=subpath(input.manifest, parent=True),
         scale=SCALE,
         threads=CONFIG["evaluation"]["threads"],
+    message:
+        "Perplexity of {wildcards.model}, seed {wildcards.seed}"
     shell:
         "{params.launcher} krakenlm perplexity {params.model:q} --tokens {params.tokens:q}"
         " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads}"
@@ -53,8 +53,6 @@ rule perplexity:
 
 
 rule ngrams:
-    message:
-        "Perplexity of unigram, bigram and Kneser-Ney 5-gram over the same tokens"
     input:
         train=rules.tokens.output.train,
         validation=rules.tokens.output.validation,
@@ -69,14 +67,14 @@ rule ngrams:
         launcher=LAUNCHER,
         tokens=subpath(input.manifest, parent=True),
         scale=SCALE,
+    message:
+        "Perplexity of unigram, bigram and Kneser-Ney 5-gram over the same tokens"
     shell:
         "{params.launcher} krakenlm ngrams --tokens {params.tokens:q} --scale {params.scale}"
         " --out {output:q} > {log:q} 2>&1"
 
 
 rule superglue:
-    message:
-        "SuperGLUE of {wildcards.model}, seed {wildcards.seed}"
     input:
         config=rules.train.output.config,
         weights=rules.train.output.weights,
@@ -106,6 +104,8 @@ rule superglue:
         ),
         scale=SCALE,
         threads=CONFIG["evaluation"]["threads"],
+    message:
+        "SuperGLUE of {wildcards.model}, seed {wildcards.seed}"
     shell:
         "{params.launcher} krakenlm superglue {params.model:q} {params.tasks}"
         " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads}"
@@ -113,8 +113,6 @@ rule superglue:
 
 
 rule perplexity_table:
-    message:
-        "results/perplexity.csv"
     input:
         expand(f"{ROOT}/evaluation/{{model}}/perplexity.csv", model=MODELS),
         rules.ngrams.output if CONFIG["evaluation"]["ngrams"] else [],
@@ -130,13 +128,13 @@ rule perplexity_table:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
+    message:
+        "results/perplexity.csv"
     shell:
         "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule superglue_table:
-    message:
-        "results/superglue.csv"
     input:
         expand(
             f"{ROOT}/evaluation/{{model}}/superglue-{settings.fingerprint(CONFIG['evaluation']['superglue'])}.csv",
@@ -154,5 +152,7 @@ rule superglue_table:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
+    message:
+        "results/superglue.csv"
     shell:
         "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"

@@ -3,8 +3,6 @@
 
 # One job holds every architecture of one size and number of ranks, interleaved, alone on the machine.
 rule ttft:
-    message:
-        "Time to first token: {wildcards.size}, {wildcards.tp} rank(s), every architecture, alone on the machine"
     output:
         f"results/{LATENCY}/{{size}}-tp{{tp}}.csv",
     log:
@@ -19,9 +17,15 @@ rule ttft:
         launcher=LAUNCHER,
         shape=lambda wildcards: json.dumps(CONFIG["latency"]["sizes"][wildcards.size]),
         settings=json.dumps(
-            {key: value for key, value in CONFIG["latency"].items() if key not in ("sizes", "tp")}
+            {
+                key: value
+                for key, value in CONFIG["latency"].items()
+                if key not in ("sizes", "tp")
+            }
         ),
         scale=SCALE,
+    message:
+        "Time to first token: {wildcards.size}, {wildcards.tp} rank(s), every architecture, alone on the machine"
     shell:
         "{params.launcher} krakenlm ttft {wildcards.size} --shape {params.shape:q} --tp {wildcards.tp}"
         " --settings {params.settings:q} --scale {params.scale}"
@@ -29,8 +33,6 @@ rule ttft:
 
 
 rule ttft_table:
-    message:
-        "results/ttft.csv"
     input:
         expand(
             f"results/{LATENCY}/{{size}}-tp{{tp}}.csv",
@@ -49,5 +51,7 @@ rule ttft_table:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
+    message:
+        "results/ttft.csv"
     shell:
         "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"

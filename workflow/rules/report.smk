@@ -2,8 +2,6 @@
 
 
 rule report_page:
-    message:
-        "results/report.html"
     input:
         perplexity=rules.perplexity_table.output,
         superglue=rules.superglue_table.output,
@@ -24,8 +22,16 @@ rule report_page:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
-        config=json.dumps({key: EVERYTHING[key] for key in EVERYTHING if key not in ("budget", "wandb")}),
+        config=json.dumps(
+            {
+                key: EVERYTHING[key]
+                for key in EVERYTHING
+                if key not in ("budget", "wandb")
+            }
+        ),
         run=f"{CORPUS}/report-{REPRODUCTION}.json",
+    message:
+        "results/report.html"
     shell:
         "{params.launcher} krakenlm report --perplexity {input.perplexity:q} --superglue {input.superglue:q}"
         " --engines {input.engines:q} --ttft {input.ttft:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"

@@ -2,8 +2,6 @@
 
 
 rule corpus:
-    message:
-        "Corpus: {params.settings[source]} text, split into training and validation"
     input:
         TEXT["files"] if TEXT["source"] == "files" else [],
     output:
@@ -19,13 +17,13 @@ rule corpus:
         settings=TEXT,
         text=json.dumps(TEXT),
         out=subpath(output.description, parent=True),
+    message:
+        "Corpus: {params.settings[source]} text, split into training and validation"
     shell:
         "{params.launcher} krakenlm corpus --text {params.text:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule tokenizer:
-    message:
-        "Tokenizer"
     input:
         train=rules.corpus.output.train,
         description=rules.corpus.output.description,
@@ -43,13 +41,13 @@ rule tokenizer:
             if "tokenizer" in TEXT
             else f"--vocabulary {TEXT['vocabulary']}"
         ),
+    message:
+        "Tokenizer"
     shell:
         "{params.launcher} krakenlm tokenizer --corpus {params.corpus:q} {params.source} --out {output:q} > {log:q} 2>&1"
 
 
 rule tokens:
-    message:
-        "Tokens: both splits as token ids, counted and checksummed"
     input:
         train=rules.corpus.output.train,
         validation=rules.corpus.output.validation,
@@ -67,6 +65,8 @@ rule tokens:
         launcher=LAUNCHER,
         corpus=subpath(input.description, parent=True),
         out=subpath(output.manifest, parent=True),
+    message:
+        "Tokens: both splits as token ids, counted and checksummed"
     shell:
         "{params.launcher} krakenlm tokenize --corpus {params.corpus:q} --tokenizer {input.tokenizer:q}"
         " --out {params.out:q} > {log:q} 2>&1"

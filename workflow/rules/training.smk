@@ -3,8 +3,6 @@
 
 
 rule train:
-    message:
-        "Training {wildcards.model}, seed {wildcards.seed}: {params.steps} steps"
     input:
         train=rules.tokens.output.train,
         validation=rules.tokens.output.validation,
@@ -34,8 +32,12 @@ rule train:
         architecture=lambda wildcards: json.dumps(
             settings.architecture(CONFIG, wildcards.model)
         ),
-        recipe=lambda wildcards: json.dumps(settings.weights_recipe(CONFIG, wildcards.model)),
+        recipe=lambda wildcards: json.dumps(
+            settings.weights_recipe(CONFIG, wildcards.model)
+        ),
         out=subpath(output.config, parent=True),
+    message:
+        "Training {wildcards.model}, seed {wildcards.seed}: {params.steps} steps"
     shell:
         "{params.launcher} krakenlm train --tokens {params.tokens:q} --tokenizer {input.tokenizer:q}"
         " --model {params.architecture:q} --recipe {params.recipe:q} --seed {wildcards.seed}"
