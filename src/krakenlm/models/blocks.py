@@ -148,7 +148,7 @@ def causal_attention(q_LHTK: Tensor, k_LHTK: Tensor, v_LHTK: Tensor) -> Tensor:
     if q_LHTK.device.type != "cpu" or torch.is_grad_enabled() or length <= CPU_QUERIES:
         return F.scaled_dot_product_attention(q_LHTK, k_LHTK, v_LHTK, is_causal=True)
     # PyTorch's CPU kernel computes most of what a causal mask discards. Blocks of queries, each with the keys it can
-    # see, do without: 1.4 times as fast at 512 tokens (one core, 14 heads of 64).
+    # see, do without: 1.3 times as fast at 512 tokens (one core, 14 heads of 64; docs/benchmarks.md).
     blocks = []
     for start in range(0, length, CPU_QUERIES):
         end = min(start + CPU_QUERIES, length)
