@@ -62,6 +62,11 @@ def test_strings_of_the_command_line_become_what_was_typed():
         ({"training": {"micro_batch": 7}}, r"training.batch_sequences: expected a multiple.*nearest are 7 and 14"),
         ({"training": {"warmup_steps": 10**6}}, r"training.warmup_steps: expected fewer than steps"),
         ({"text": {"source": "files"}}, r"text.files: expected a value for text.source 'files'"),
+        ({"text": {"source": "files", "files": [str(ROOT)]}}, r"text.files\[0\]: expected a file, found the folder"),
+        (
+            {"text": {"source": "files", "files": [__file__]}},
+            r"text.files\[0\]: expected one of .txt, .jsonl, .parquet",
+        ),
         ({"text": {"source": "files", "files": ["nowhere.txt"]}}, r"text.files\[0\]: expected a file, found none"),
         ({"latency": {"tp": [3]}}, r"latency.sizes.width-512.n_head: expected a multiple of every latency.tp"),
         ({"engines": {"prompt_tokens": 4096}}, r"engines: expected prompt_tokens \+ new_tokens within block_size"),
@@ -105,7 +110,7 @@ def test_whatever_determines_the_weights_changes_the_models_folder(tiny):
 
 
 def test_editing_a_text_file_is_another_text(tmp_path):
-    path = tmp_path / "a{b}.txt"
+    path = tmp_path / "a b'.txt"
     path.write_text("one\n")
     text = {"source": "files", "files": [str(path)], "seed": 0, "validation_share": 0.5, "vocabulary": 300}
     before = config.text_settings({"text": text})

@@ -5,10 +5,11 @@ handed in: a stage never imports wandb.
 """
 
 import contextlib
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -105,6 +106,18 @@ def parse_json(option: str, text: str) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"--{option}: expected a JSON object, found {text!r}; correct it")
     return value
+
+
+def check_keys(option: str, values: dict, function: Callable, given: set[str]) -> None:
+    """Refuse settings that lack a key of `function`, or have one that it does not know.
+
+    Raises:
+        InputError: naming the key.
+    """
+    wanted = set(inspect.signature(function).parameters) - given
+    for key in sorted(wanted ^ set(values)):
+        expected, found = ("a value", "none") if key in wanted else ("no such key", repr(values[key]))
+        raise InputError(f"--{option}: {key}: expected {expected}, found {found}; see config/README.md")
 
 
 def folder_under_results(path: Path) -> str:
@@ -271,6 +284,7 @@ def engines(
     with writing_stage("engines", out, {"engines": engines, **options}, timing=True, gpus=count_gpus()) as run:
         from krakenlm.latency.engines import measure_engines
 
+        check_keys("settings", options, measure_engines, {"entries", "tokens_dir", "out_csv", "scale", "run"})
         rows = measure_engines(
             entries, tokens_dir=tokens, out_csv=out, scale=scale, run=folder_under_results(root), **options
         )
@@ -292,6 +306,7 @@ def ttft(
     with writing_stage("ttft", out, parameters, name, timing=True, gpus=count_gpus()) as run:
         from krakenlm.latency.ttft import measure_ttft
 
+        check_keys("settings", options, measure_ttft, {"size", "tp", "out_csv", "scale", "run"})
         rows = measure_ttft(size=size, tp=tp, out_csv=out, scale=scale, run=folder_under_results(out.parent), **options)
         run.table("ttft", rows)
 

@@ -28,6 +28,7 @@ TEXT_KEYS = {
     "hub": ("name", "revision", "tokenizer"),
 }
 TEXT_DEFAULTS = {"embedded": {}, "files": {"column": "text", "document": "line"}, "hub": {"column": "text"}}
+TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 # Files below this many bytes are hashed anew each time; the hash of a larger one is remembered.
 QUICKLY_HASHED = 100_000_000
 SUPERGLUE_KEYS = {"embedded": ("seed", "examples"), "hub": ()}
@@ -173,6 +174,7 @@ def describe_schema_error(error: object) -> str:
         "exclusiveMinimum": f"a number above {expected}",
         "exclusiveMaximum": f"a number below {expected}",
         "minItems": f"a list of at least {expected}",
+        "pattern": "letters, digits, points, dashes and underscores, the first a letter or digit",
         "minProperties": f"at least {expected} of them",
         "uniqueItems": "a list without repetitions",
     }.get(error.validator, error.message)
@@ -231,9 +233,16 @@ def check_text(text: Mapping) -> None:
     if text["source"] != "files":
         return
     for number, name in enumerate(text["files"]):
-        path = Path(name)
+        path, key = Path(name), f"text.files[{number}]"
+        if path.is_dir():
+            raise InputError(f"{key}: expected a file, found the folder {name}; name its files")
         if not path.is_file():
-            raise InputError(f"text.files[{number}]: expected a file, found none at {name}; correct the path")
+            raise InputError(f"{key}: expected a file, found none at {name}; correct the path")
+        if set(name) & set("{}[]*?"):
+            raise InputError(f"{key}: expected a name without {{}}[]*?, found {name}; rename the file, or link to it")
+        if path.suffix not in TEXT_SUFFIXES:
+            kinds = ", ".join(TEXT_SUFFIXES)
+            raise InputError(f"{key}: expected one of {kinds}, found {name}; convert or rename the file")
         if path.stat().st_size == 0:
             raise InputError(f"text.files[{number}]: expected text, found the empty file {name}; leave it out")
 

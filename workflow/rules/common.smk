@@ -124,7 +124,8 @@ os.environ.update(
     settings.stage_environment(CONFIG, REPRODUCTION, local=workflow.local_exec)
 )
 announce(
-    f"scale {SCALE}, text {DATA}; another scale: --config scale=paper (or single-gpu, tiny)"
+    f"scale {SCALE}, text {DATA}; others: "
+    + ", ".join(f"--config scale={name}" for name in settings.SCALES if name != SCALE)
 )
 if workflow.is_main_process and plan.is_dry_run(sys.argv):
     announce(plan.describe(plan.estimate(CONFIG, plan.all_jobs(CONFIG))))

@@ -1,5 +1,6 @@
 # Tokens in, trained models out. Checkpoints live in the model's folder and are never declared: Snakemake deletes the
-# outputs of a failed job, and a run of days would go with them.
+# outputs of a failed job, and a run of days would go with them. The outputs are `update`: Snakemake leaves an earlier
+# version where it is until the job replaces it, and restores it if the job fails.
 
 
 rule train:
@@ -9,11 +10,15 @@ rule train:
         manifest=rules.tokens.output.manifest,
         tokenizer=rules.tokenizer.output,
     output:
-        config=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/config.json",
-        weights=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/model.safetensors",
-        tokenizer=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/tokenizer.json",
+        config=update(f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/config.json"),
+        weights=update(
+            f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/model.safetensors"
+        ),
+        tokenizer=update(
+            f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/tokenizer.json"
+        ),
         metrics=report(
-            f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/metrics.json",
+            update(f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/metrics.json"),
             caption="../report/training.rst",
             category="Training",
             labels={"model": "{model}", "seed": "{seed}"},

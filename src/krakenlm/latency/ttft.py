@@ -5,6 +5,7 @@ turns run by run in rotating order, so what disturbs the machine disturbs all of
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,13 @@ def measure_ttft(
     check_ranks(tp, threads)
     shape = {"n_layer": n_layer, "vocab_size": vocab_size, "block_size": max(contexts)}
     sizes = [sizes_of(architecture, width, n_head, tp) | shape for architecture in architectures]
+    counts = [parameter_count(each) for each in sizes]
+    if max(counts) > 1.1 * min(counts):
+        print(
+            f"ttft: the models have {min(counts):,} to {max(counts):,} parameters, so speed-ups compare unequal sizes; "
+            "larger widths come closer",
+            file=sys.stderr,
+        )
     times = run_ranks(
         "krakenlm.latency.ttft:time_on_rank",
         {

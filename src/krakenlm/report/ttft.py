@@ -7,6 +7,9 @@ from krakenlm.report.elements import Cell, Column, Figure, Group, Sample, Sectio
 from krakenlm.report.figures import Palette, bars_by_context, dots_by_context
 from krakenlm.report.numbers import Row, count, digits, distinct, geometric_mean, number, plural, sentence, span, times
 
+# Cores that others may keep busy before the page warns: a quiet machine shows 0.1 or 0.2 for its own housekeeping.
+DISTURBING_LOAD = 0.5
+
 NEEDED = (
     "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs", "ttft_ms_median",
     "ttft_ms_std", "speedup_vs_standard", "source", "parameters", "kv_bytes_per_token", "ci_low", "ci_high",
@@ -110,6 +113,9 @@ def spread(rows: Sequence[Row]) -> str:
         text += (
             f"; {plural(drifted, 'row')} of {len(measured)} drifted: the first and the second half of the runs differ"
         )
+    disturbed = max((number(row.get("other_load", "")) or 0.0 for row in measured), default=0.0)
+    if disturbed > DISTURBING_LOAD:
+        text += f". Other work kept up to {disturbed:.1f} cores busy meanwhile, so these times are disturbed"
     return f"{text}. Weights are random: the time does not depend on what a model has learnt, nor on the text."
 
 

@@ -1,5 +1,6 @@
 """tokenizer.json: a byte-level BPE trained on the corpus, or a published one."""
 
+import sys
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -40,6 +41,12 @@ def train_tokenizer(corpus_dir: str | Path, vocabulary: int, out: str | Path) ->
     )
     texts = (document["text"] for document in read_documents(corpus_dir, "train"))
     tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < vocabulary:
+        print(
+            f"text.vocabulary: {vocabulary} asked for, {tokenizer.get_vocab_size()} found: the text has no more pairs "
+            "to merge",
+            file=sys.stderr,
+        )
     save(tokenizer, out)
 
 

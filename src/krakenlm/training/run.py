@@ -110,7 +110,7 @@ def check_length(tokens_dir: str | Path, split: str, length: int, block_size: in
     if length <= block_size:
         raise InputError(
             f"block_size: expected fewer tokens than {Path(tokens_dir) / split}.bin has ({length}), found "
-            f"{block_size}; lower it or give more text"
+            f"{block_size}; lower it, give more text or change text.validation_share"
         )
 
 
