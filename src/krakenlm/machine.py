@@ -92,6 +92,24 @@ def count_gpus() -> int:
     return len(gpu_names())
 
 
+def refuse_missing_ranks(key: str, tp: int, threads: int, gpus: int) -> None:
+    """Refuse ranks that would share a GPU or, where there are no GPUs, a core: they would time each other.
+
+    Raises:
+        InputError: naming `key`.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if gpus and tp > gpus:
+        raise InputError(
+            f"{key}: expected at most this machine's {gpus} GPUs, found {tp}; lower it or use another machine"
+        )
+    if not gpus and tp * threads > cores:
+        raise InputError(
+            f"{key}: expected tp x threads within this machine's {cores} cores, found {tp} x {threads}; ranks that "
+            "share a core would not be measured; lower one of them"
+        )
+
+
 def processor() -> str:
     """Name of the processor and how many of its cores this process may use."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()

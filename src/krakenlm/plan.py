@@ -14,6 +14,7 @@ from pathlib import Path
 
 from krakenlm import config as settings
 from krakenlm.errors import InputError
+from krakenlm.machine import refuse_missing_ranks
 
 # NVIDIA A100 datasheet: 312 TFLOP/s dense bf16. The share of it that training reaches is an assumption.
 GPU_FLOPS, GPU_SHARE = 312e12, 0.40
@@ -189,7 +190,6 @@ def refuse_missing_devices(config: Mapping, jobs: list[tuple[str, dict]], gpus: 
     Raises:
         InputError: naming the key.
     """
-    cores = len(os.sched_getaffinity(0))
     computing = [rule for rule, _ in jobs if rule in ("perplexity", "superglue", "engines", "ttft")]
     if config["device"] == "cuda" and computing and not gpus:
         raise InputError(
@@ -207,19 +207,7 @@ def refuse_missing_devices(config: Mapping, jobs: list[tuple[str, dict]], gpus: 
         if rule in ("ttft", "engines"):
             section = "latency" if rule == "ttft" else "engines"
             tp = int(wildcards.get("tp", config["engines"]["tp"]))
-            refuse_missing_ranks(section, tp, config[section]["threads"], gpus, cores)
-
-
-def refuse_missing_ranks(section: str, tp: int, threads: int, gpus: int, cores: int) -> None:
-    if gpus and tp > gpus:
-        raise InputError(
-            f"{section}.tp: expected at most this machine's {gpus} GPUs, found {tp}; lower it or use another machine"
-        )
-    if not gpus and tp * threads > cores:
-        raise InputError(
-            f"{section}.tp: expected tp x threads within this machine's {cores} cores, found {tp} x {threads}; "
-            "ranks that share a core would not be measured; lower one of them"
-        )
+            refuse_missing_ranks(f"{section}.tp", tp, config[section]["threads"], gpus)
 
 
 def leave_to_successor(stage: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from krakenlm.errors import InputError
 from krakenlm.latency import statistics, ttft
+from krakenlm.machine import refuse_missing_ranks
 
 
 def test_a_summary_says_what_the_runs_were():
@@ -38,9 +39,9 @@ def test_a_kraken_has_a_split_per_rank_and_two_at_least():
 
 def test_more_ranks_than_cores_are_refused(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
-    ttft.check_ranks(2, 1)
+    refuse_missing_ranks("tp", 2, 1, gpus=0)
     with pytest.raises(InputError, match="tp: expected tp x threads within this machine's 2 cores, found 2 x 2"):
-        ttft.check_ranks(2, 2)
+        refuse_missing_ranks("tp", 2, 2, gpus=0)
 
 
 @pytest.mark.skipif(len(__import__("os").sched_getaffinity(0)) < 2, reason="two ranks want two cores")

@@ -15,7 +15,8 @@ from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import run_ranks
 from krakenlm.inference.shards import load_rank
 from krakenlm.latency.statistics import Watch, drift
-from krakenlm.latency.ttft import INTERLEAVE, check_ranks, wait_for_ranks
+from krakenlm.latency.ttft import INTERLEAVE, wait_for_ranks
+from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.text.store import TokenStore
 
@@ -49,7 +50,7 @@ def measure_engines(
     Raises:
         InputError: too few tokens, cores or GPUs, or shards of another number of ranks.
     """
-    check_ranks(tp, threads)
+    refuse_missing_ranks("tp", tp, threads, torch.cuda.device_count())
     store = TokenStore(tokens_dir)
     windows = prompt_windows(store.tokens("val"), prompts, prompt_tokens, tokens_dir)
     rows = []

@@ -4,7 +4,6 @@ A run starts when every rank has left a barrier and ends when rank 0 has the fir
 turns run by run in rotating order, so what disturbs the machine disturbs all of them.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,12 +12,12 @@ from pathlib import Path
 import torch
 
 from krakenlm import machine, models
-from krakenlm.errors import InputError
 from krakenlm.files import write_table
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import run_ranks
 from krakenlm.latency import statistics
+from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.blocks import INITIAL_STD
 from krakenlm.models.collectives import Collectives
 from krakenlm.models.sizing import kraken_width, kv_bytes_per_token, parameter_count
@@ -59,7 +58,7 @@ def measure_ttft(
     Raises:
         InputError: this machine has fewer cores or GPUs than the ranks need.
     """
-    check_ranks(tp, threads)
+    refuse_missing_ranks("tp", tp, threads, torch.cuda.device_count())
     shape = {"n_layer": n_layer, "vocab_size": vocab_size, "block_size": max(contexts)}
     sizes = [sizes_of(architecture, width, n_head, tp) | shape for architecture in architectures]
     counts = [parameter_count(each) for each in sizes]
@@ -106,20 +105,6 @@ def measure_ttft(
         for index in range(len(sizes))
     ]
     return write_table(out_csv, rows, COLUMNS)
-
-
-def check_ranks(tp: int, threads: int) -> None:
-    """Refuse ranks that would share a core or a GPU: they would time each other."""
-    gpus, cores = torch.cuda.device_count(), len(os.sched_getaffinity(0))
-    if gpus and tp > gpus:
-        raise InputError(
-            f"tp: expected at most this machine's {gpus} GPUs, found {tp}; lower it or use another machine"
-        )
-    if not gpus and tp * threads > cores:
-        raise InputError(
-            f"tp: expected tp x threads within this machine's {cores} cores, found {tp} x {threads}; ranks that share "
-            "a core would not be measured; lower one of them"
-        )
 
 
 def sizes_of(architecture: str, width: int, n_head: int, tp: int) -> dict:
