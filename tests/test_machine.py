@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -69,3 +71,20 @@ def test_what_slurm_gave_is_left_to_it(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with machine.leased_gpus(1, "train"):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+@pytest.mark.parametrize(("keep", "few"), [(True, True), (False, False)])
+def test_memory_that_was_freed_is_not_fetched_from_the_kernel_again(keep, few):
+    code = (
+        "import resource, torch\n"
+        "from krakenlm.machine import keep_freed_memory\n"
+        f"if {keep}: keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "step = lambda: [torch.ones(2**20) for _ in range(40)] and None\n"
+        "for _ in range(3): step()\n"
+        "before = faults()\n"
+        "for _ in range(5): step()\n"
+        "print(faults() - before)\n"
+    )
+    faults = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert (faults < 1000) is few

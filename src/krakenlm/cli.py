@@ -18,7 +18,7 @@ import typer
 from krakenlm import plan
 from krakenlm.errors import InputError
 from krakenlm.files import hold
-from krakenlm.machine import count_gpus, leased_gpus
+from krakenlm.machine import count_gpus, keep_freed_memory, leased_gpus
 
 app = typer.Typer(
     help="Kraken (arXiv 2408.07802) from text to time to first token.",
@@ -401,6 +401,7 @@ def generate(
 
 def main() -> None:
     """Run a command; the user's mistakes end in one line and status 2."""
+    keep_freed_memory()
     try:
         app()
     except InputError as error:

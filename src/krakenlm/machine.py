@@ -1,6 +1,7 @@
 """What this machine is, in words, and which of its GPUs a stage may use."""
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import platform
@@ -14,6 +15,19 @@ from pathlib import Path
 from krakenlm.errors import InputError
 
 LEASE_SECONDS = 0.5  # between two looks for a free GPU
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep up to 1 GB that this process has freed for its next allocations.
+
+    glibc hands freed memory back to the kernel early, and fetching its pages anew, cleared one by one, took 4% of a
+    training step at width 128 on a CPU (docs/benchmarks.md). Other C libraries decide for themselves.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the highest that every glibc takes
+        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def query_gpus(field: str) -> list[str]:

@@ -1,6 +1,8 @@
 """Every architecture against its equations, written out naively, split by split."""
 
+import json
 import math
+import re
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 
 from krakenlm import models
 from krakenlm.errors import InputError
+from krakenlm.models import blocks
 from krakenlm.models.blocks import causal_attention
 from krakenlm.models.collectives import ALONE
 from krakenlm.models.sizing import (
@@ -16,6 +19,9 @@ from krakenlm.models.sizing import (
     kraken_width_for_total,
     kv_bytes_per_token,
     parameter_count,
+    prefill_flops,
+    saved_bytes_per_token,
+    training_memory,
 )
 
 SMALL = {"n_layer": 3, "n_head": 4, "width": 24, "vocab_size": 96, "block_size": 32}
@@ -276,6 +282,43 @@ def test_flops_and_cache_of_gpt2_by_hand():
     assert kv_bytes_per_token(gpt2, 2) == 2 * 12 * 768 * 2
 
 
+@pytest.mark.parametrize("name", ["standard", "parallel", "ladder", "kraken-2way", "kraken-4way"])
+def test_what_backward_keeps_is_as_large_as_the_arithmetic_says(name):
+    sizes = SIZES[name] | {"width": 48, "block_size": 128}
+    module = models.build(sizes)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module(torch.zeros(2, 128, dtype=torch.int64))
+    assert sum(size for size, _ in kept.values()) == pytest.approx(2 * 128 * saved_bytes_per_token(sizes, 4), rel=0.05)
+
+
+def test_prefill_asks_one_position_of_the_head():
+    sizes = {"architecture": "standard", "n_layer": 1, "n_head": 1, "width": 8, "vocab_size": 100, "block_size": 4}
+    # 12 D^2 for each of 4 tokens, attention over 1 + 2 + 3 + 4 of them twice, and the head once; a multiply-add is 2.
+    assert prefill_flops(sizes, 4) == 2 * (4 * 12 * 64 + 2 * 10 * 8 + 100 * 8)
+    kraken = sizes | {"architecture": "kraken", "degree": 2, "n_head": 2}
+    assert prefill_flops(kraken, 4) == 2 * (4 * 2 * 8 * 64 + 2 * 2 * 10 * 8 + 2 * 64 + 100 * 8)
+
+
+def test_memory_of_training_by_hand():
+    sizes = {"architecture": "standard", "n_layer": 1, "n_head": 1, "width": 8, "vocab_size": 100, "block_size": 4}
+    memory = training_memory(sizes, sequences=3, element_bytes=2)
+    parameters = 104 * 8 + 12 * 64 + 3 * 8
+    assert (memory.weights, memory.gradients, memory.optimizer) == (6 * parameters, 4 * parameters, 8 * parameters)
+    # 14 widths in two bytes and the inputs of two LayerNorms in four; the last LayerNorm; logits three times in four
+    # bytes and once in two.
+    assert memory.activations == 3 * 4 * (8 * (14 * 2 + 2 * 4) + 8 * 6 + 100 * 14)
+    assert memory.total == 18 * parameters + memory.activations
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_a_model_comes_back_from_its_folder(name, tmp_path, tokens_BT):
     module = models.build(SIZES[name])
@@ -289,7 +332,7 @@ def test_damaged_weights_are_one_clear_line(tmp_path):
     models.save_model(models.build(SIZES["standard"]), tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"model\.safetensors: expected the weights that config\.json describes"):
+    with pytest.raises(InputError, match=r"model\.safetensors: expected safetensors, found a damaged file"):
         models.load_model(tmp_path)
 
 
@@ -313,6 +356,60 @@ def test_a_config_round_trips():
     for sizes in SIZES.values():
         config = models.config_from_dict(sizes)
         assert models.config_from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"architecture": "standard", "n_head": 3, "width": 21},
+        {"architecture": "kraken", "degree": 1, "n_head": 1, "width": 13},
+        {"architecture": "kraken", "degree": 3, "n_head": 9, "width": 21},
+    ],
+)
+def test_products_padded_for_the_hardware_change_no_logit_and_no_gradient(odd, bias, tokens_BT, monkeypatch):
+    module = drawn(SMALL | odd | {"bias": bias})
+    plain = gradients_of(module, tokens_BT)
+    monkeypatch.setattr(blocks, "ALIGNMENT", {"cpu": 8})
+    padded = gradients_of(module, tokens_BT)
+    for key, tensor in plain.items():
+        torch.testing.assert_close(padded[key], tensor, rtol=0, atol=1e-12)
+
+
+def gradients_of(module, tokens_BT):
+    module.zero_grad()
+    logits_BTV = module(tokens_BT)
+    F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()).backward()
+    return {"logits": logits_BTV.detach()} | {name: p.grad.clone() for name, p in module.named_parameters()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
+def test_every_architecture_compiles_into_one_graph(name, tokens_BT):
+    module = drawn(SIZES[name])
+    compiled = torch.compile(module, fullgraph=True)
+    torch.testing.assert_close(compiled(tokens_BT), module(tokens_BT), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "line"),
+    [
+        (torch.tensor([[3, 96]]), "expected ids from 0 to 95 (vocab_size 96), found 96"),
+        (torch.tensor([[3, -1]]), "expected ids from 0 to 95 (vocab_size 96), found -1"),
+        (torch.tensor([3, 4]), "expected whole numbers of shape (batch, time), found torch.int64 of shape (2,)"),
+        (torch.ones(1, 2), "expected whole numbers of shape (batch, time), found torch.float32 of shape (1, 2)"),
+    ],
+)
+def test_what_is_no_batch_of_token_ids_is_refused(tokens, line):
+    with pytest.raises(InputError, match=re.escape(line)):
+        drawn(SIZES["standard"])(tokens)
+
+
+def test_weights_of_another_architecture_are_refused_naming_both_sides(tmp_path):
+    models.save_model(drawn(SIZES["kraken-2way"]), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(SIZES["standard"]))
+    with pytest.raises(InputError, match=r"the weights of the standard in config\.json, found merge\.weight"):
+        models.load_model(tmp_path)
 
 
 def test_too_long_an_input_is_refused():

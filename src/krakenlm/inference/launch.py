@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from krakenlm.errors import InputError
+from krakenlm.machine import keep_freed_memory
 
 PR_SET_PDEATHSIG = 1
 TRACEBACK_LINES = 25
@@ -90,6 +91,7 @@ def rank_main(folder: Path, rank: int) -> None:
     """Body of a rank's process."""
     job = json.loads((folder / "job.json").read_text())
     die_with(job["parent"])
+    keep_freed_memory()
     import torch
 
     torch.set_num_threads(job["threads"])

@@ -97,16 +97,33 @@ def load_model(folder: str | Path) -> "nn.Module":
     with torch.device("meta"):
         module = build_rank(config)
     try:
-        module.load_state_dict(load_file(path), assign=True)
+        weights = load_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: expected a model's weights, found none; train the model first") from None
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip()
+    except SafetensorError as error:
         raise InputError(
-            f"{path}: expected the weights that config.json describes, found a damaged file or another model's "
-            f"({reason}); delete it and train again"
+            f"{path}: expected safetensors, found a damaged file ({error}); delete it and train again"
         ) from None
+    difference = first_difference(module.state_dict(), weights)
+    if difference:
+        raise InputError(
+            f"{path}: expected the weights of the {config.architecture} in config.json, found {difference}; "
+            "put the two files of one model together, or train again"
+        )
+    module.load_state_dict(weights, assign=True)
     return module.eval()
+
+
+def first_difference(expected: Mapping[str, "Tensor"], found: Mapping[str, "Tensor"]) -> str:
+    """In words, the first tensor of `found` whose name or shape is not as expected; empty where there is none."""
+    for name in sorted(found.keys() - expected.keys()):
+        return f"{name}, which it has not"
+    for name in sorted(expected.keys() - found.keys()):
+        return f"no {name}"
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            return f"{name} of shape {tuple(found[name].shape)} in place of {tuple(tensor.shape)}"
+    return ""
 
 
 def load_config(folder: str | Path) -> "Config":

@@ -1,4 +1,4 @@
-"""Sizing arithmetic: parameters, widths that match, FLOPs, KV cache. Plain integers, no torch.
+"""Sizing arithmetic: parameters, widths that match, FLOPs, memory of training, KV cache. Plain integers, no torch.
 
 Sizes come as a dictionary with the keys of a model's config.json: architecture, n_layer, n_head, width, vocab_size,
 block_size, bias and tied (if not the defaults) and, for kraken, degree and ffn_expansion.
@@ -6,8 +6,10 @@ block_size, bias and tied (if not the defaults) and, for kraken, degree and ffn_
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 STANDARD_FFN_EXPANSION, KRAKEN_FFN_EXPANSION = 4, 2
+FLOAT32 = 4  # bytes
 
 
 def splits(sizes: Mapping) -> int:
@@ -65,6 +67,67 @@ def forward_flops_per_token(sizes: Mapping, context: int) -> float:
 def training_flops_per_token(sizes: Mapping) -> float:
     """Forward and backward over windows of block_size: three forward passes' worth."""
     return 3 * forward_flops_per_token(sizes, sizes["block_size"])
+
+
+def prefill_flops(sizes: Mapping, context: int) -> float:
+    """FLOPs of the forward pass over a prompt of `context` tokens that asks for the last position's logits alone."""
+    unasked = (context - 1) * sizes["vocab_size"] * sizes["width"]
+    if sizes["architecture"] == "kraken":
+        unasked += (context - 1) * splits(sizes) * sizes["width"] ** 2
+    return context * forward_flops_per_token(sizes, context) - 2 * unasked
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on one device while it trains; `activations` is what backward needs of one micro-batch, at its peak."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def training_memory(sizes: Mapping, sequences: int, element_bytes: int) -> TrainingMemory:
+    """Memory of training on micro-batches of `sequences` windows of block_size, run op by op.
+
+    `element_bytes` is the precision of the products: 4 for float32, 2 for mixed bfloat16, which keeps float32 weights
+    and a bfloat16 copy of each. AdamW has two float32 moments. A compiler that fuses or recomputes needs less.
+    """
+    parameters = parameter_count(sizes)
+    casts = element_bytes * parameters if element_bytes < FLOAT32 else 0
+    tokens = sequences * sizes["block_size"]
+    return TrainingMemory(
+        weights=FLOAT32 * parameters + casts,
+        gradients=FLOAT32 * parameters,
+        optimizer=2 * FLOAT32 * parameters,
+        activations=tokens * (saved_bytes_per_token(sizes, element_bytes) + loss_bytes_per_token(sizes, element_bytes)),
+    )
+
+
+def saved_bytes_per_token(sizes: Mapping, element_bytes: int) -> int:
+    """Bytes per token that the layers keep for backward.
+
+    Of a layer, in the precision of its products, per width: each product's input (LayerNorms' results, attention's, the
+    hidden layer's after GELU), GELU's input, and q, k, v. In float32: each LayerNorm's input, and, where splits have
+    weights of their own, its result before them. The last LayerNorm has one of each, and Kraken's merge its inputs.
+    """
+    width, n = sizes["width"], splits(sizes)
+    # Parallel has one LayerNorm, and its last product's input holds a copy of attention's result.
+    norms, copies = (1, 1) if sizes["architecture"] == "parallel" else (2, 0)
+    products = norms + 3 + 1 + copies + 2 * ffn_expansion(sizes)
+    layer = n * width * (products * element_bytes + norms * (2 if n > 1 else 1) * FLOAT32)
+    merge = n * width * element_bytes if sizes["architecture"] == "kraken" else 0
+    return sizes["n_layer"] * layer + merge + width * (FLOAT32 + element_bytes)
+
+
+def loss_bytes_per_token(sizes: Mapping, element_bytes: int) -> int:
+    """Bytes per token of logits, their logarithms of probabilities and the gradient, when backward starts."""
+    casts = element_bytes if element_bytes < FLOAT32 else 0
+    return sizes["vocab_size"] * (3 * FLOAT32 + casts)
 
 
 def kv_bytes_per_token(sizes: Mapping, bytes_per_element: int) -> int:
