@@ -35,6 +35,10 @@ app.add_typer(imports, name="import")
 Out = Annotated[Path, typer.Option(help="What this stage writes.")]
 Scale = Annotated[str, typer.Option(help="Scale, for the column of that name.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
+ImportedModel = Annotated[Path, typer.Argument(help="Model folder to write.")]
+ImportedTokenizer = Annotated[
+    Path | None, typer.Option(help="tokenizer.json for weights that come without one; equal to theirs otherwise.")
+]
 Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
 
 
@@ -356,8 +360,8 @@ def report(
 @imports.command("authors")
 def import_authors(
     checkpoint: Annotated[Path, typer.Argument(help="ckpt.pt of the authors' release.")],
-    model: Annotated[Path, typer.Argument(help="Model folder to write.")],
-    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json to keep beside the weights.")] = None,
+    model: ImportedModel,
+    tokenizer: ImportedTokenizer = None,
 ) -> None:
     """Read a checkpoint that the authors' release wrote."""
     from krakenlm.models.importing import import_authors as read
@@ -369,13 +373,27 @@ def import_authors(
 @imports.command("gpt2")
 def import_gpt2(
     source: Annotated[str, typer.Argument(help="Folder, or name on the hub, of a Hugging Face GPT-2.")],
-    model: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    model: ImportedModel,
+    tokenizer: ImportedTokenizer = None,
 ) -> None:
     """Read a Hugging Face GPT-2."""
     from krakenlm.models.importing import import_gpt2 as read
 
     with hold(model, "import"):
-        read(source, model)
+        read(source, model, tokenizer)
+
+
+@imports.command("model")
+def import_model(
+    source: Annotated[Path, typer.Argument(help="Model folder of this project's.")],
+    model: ImportedModel,
+    tokenizer: ImportedTokenizer = None,
+) -> None:
+    """Read a model folder that was trained elsewhere."""
+    from krakenlm.models.importing import import_model as read
+
+    with hold(model, "import"):
+        read(source, model, tokenizer)
 
 
 @app.command()

@@ -190,7 +190,12 @@ def check(config: Mapping) -> None:
     check_text(config["text"])
     superglue = config["evaluation"]["superglue"]
     require(superglue, SUPERGLUE_KEYS[superglue["source"]], "evaluation.superglue")
+    if all("from" in model for model in config["models"].values()):
+        raise InputError("models: expected one at least that is trained here, found only models with `from`; add one")
     for name, model in config["models"].items():
+        if "from" in model:
+            check_import(f"models.{name}", model)
+            continue
         check_model(f"models.{name}", model)
         check_recipe(f"models.{name}.training" if model.get("training") else "training", recipe(config, name))
         watching = sorted(set(model.get("training", {})) & set(WATCHING))
@@ -247,8 +252,36 @@ def check_text(text: Mapping) -> None:
             raise InputError(f"text.files[{number}]: expected text, found the empty file {name}; leave it out")
 
 
+def check_import(key: str, model: Mapping) -> None:
+    """Check a model that is trained already: `from` stands alone, and a path leads somewhere."""
+    for name in sorted(model):
+        if name != "from":
+            raise InputError(f"{key}.{name}: expected none beside from, found {model[name]!r}; remove one of the two")
+    path = Path(model["from"])
+    if path.exists() and import_kind(model["from"]) == "gpt2" and not (path / "config.json").is_file():
+        raise InputError(
+            f"{key}.from: expected a model folder, a GPT-2's folder or a checkpoint (.pt) of the authors' release, "
+            f"found {path} without a config.json; correct the path"
+        )
+    if not path.exists() and (path.is_absolute() or path.parts[0] in (".", "..") or len(path.parts) > 2):
+        raise InputError(f"{key}.from: expected a path that exists or a name on the hub, found {path}; correct it")
+
+
+def import_kind(source: str) -> str:
+    """Which `krakenlm import` reads `source`: a checkpoint of the authors, one of our folders, or a GPT-2."""
+    path = Path(source)
+    if path.suffix == ".pt":
+        return "authors"
+    if (path / "config.json").is_file() and "architecture" in read_json(path / "config.json"):
+        return "model"
+    return "gpt2"
+
+
 def check_model(key: str, model: Mapping) -> None:
     """Check that heads divide over splits and widths over heads."""
+    for name in ("architecture", "n_layer", "n_head", "width"):
+        if name not in model:
+            raise InputError(f"{key}.{name}: expected a value, found none; set it (see config/README.md for every key)")
     degree = model.get("degree", 1)
     if model["architecture"] == "kraken" and "degree" not in model:
         raise InputError(f"{key}.degree: expected the number of splits of a kraken, found none; set it")
@@ -364,16 +397,48 @@ WATCHING = ("log_every_steps", "checkpoint_every_steps", "validate_every_steps",
 
 
 def model_fingerprint(config: Mapping, model: str) -> str:
-    """Covers what determines the weights besides the seed: text, tokenizer, model, recipe."""
+    """Covers what determines the weights besides the seed: text, tokenizer, model, recipe; or where they come from."""
+    if "from" in config["models"][model]:
+        return fingerprint([text_settings(config), imported_files(config["models"][model]["from"])])
     return fingerprint([text_settings(config), architecture(config, model), weights_recipe(config, model)])
+
+
+def trained(config: Mapping) -> list[str]:
+    """Names of the models that are trained here."""
+    return [name for name, model in config["models"].items() if "from" not in model]
+
+
+def imported(config: Mapping) -> list[str]:
+    """Names of the models that come from elsewhere."""
+    return [name for name, model in config["models"].items() if "from" in model]
+
+
+def imported_files(source: str) -> list:
+    """A hub's name, or the hashes of the files that a path leads to."""
+    path = Path(source)
+    files = [path] if path.is_file() else [path / name for name in ("config.json", "model.safetensors")]
+    return [source, *(content_hash(file) for file in files if file.is_file())]
+
+
+def model_seeds(config: Mapping) -> list[tuple[str, int]]:
+    """(model, seed) of every training; a model that comes from elsewhere has one row, under the first seed."""
+    return [
+        (model, seed)
+        for model, fields in config["models"].items()
+        for seed in (config["seeds"][:1] if "from" in fields else config["seeds"])
+    ]
 
 
 def engine_tp(config: Mapping, model: str) -> int:
     """Ranks of a trained model's engine: the most, up to `engines.tp`, over which its splits or heads divide.
 
-    The head is divided by vocabulary, whose size is a multiple of 64, so the number is a power of two.
+    The head is divided by vocabulary, whose size is a multiple of 64, so the number is a power of two. A model of the
+    hub, whose sizes are not known before it is here, stays whole.
     """
     fields = config["models"][model]
+    if "from" in fields:
+        path = Path(fields["from"]) / "config.json"
+        fields = read_json(path) if path.is_file() else {"n_head": 1}
     divisible = fields.get("degree") or fields["n_head"]
     return max(tp for tp in range(1, config["engines"]["tp"] + 1) if divisible % tp == 0 and 64 % tp == 0)
 

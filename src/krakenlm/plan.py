@@ -43,8 +43,8 @@ def all_jobs(config: Mapping) -> list[tuple[str, dict]]:
     trained = [
         (rule, {"model": model, "seed": str(seed)})
         for rule in ("train", "superglue", "shard")
-        for model in config["models"]
-        for seed in config["seeds"]
+        for model, seed in settings.model_seeds(config)
+        if rule != "train" or model in settings.trained(config)
     ]
     timed = [
         ("ttft", {"size": size, "tp": str(tp)}) for size in config["latency"]["sizes"] for tp in config["latency"]["tp"]
@@ -64,7 +64,7 @@ def job_cost(config: Mapping, rule: str, wildcards: Mapping) -> Cost | None:
         return training_cost(config, model, wildcards["seed"])
     if rule == "superglue":
         return Cost(f"evaluation of {model}", gpu_hours=EVALUATION_HOURS if gpus else 0.0)
-    if rule == "shard":
+    if rule == "shard" and model in settings.trained(config):
         return Cost(f"engine of {model}", disk_bytes=4 * parameters(config, model))
     if rule == "engines":
         return Cost("timing of engines", gpu_hours=TIMING_HOURS * config["engines"]["tp"] if gpus else 0.0)
@@ -79,7 +79,7 @@ def job_cost(config: Mapping, rule: str, wildcards: Mapping) -> Cost | None:
 
 
 def uses_gpus(config: Mapping) -> bool:
-    return any(settings.recipe(config, model)["gpus"] for model in config["models"])
+    return any(settings.recipe(config, model)["gpus"] for model in settings.trained(config))
 
 
 def sized(config: Mapping, model: str) -> dict:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.models.importing import import_authors, import_gpt2
+from krakenlm.models.importing import import_authors, import_gpt2, import_model
 
 ARGUMENTS = {
     "n_layer": 3,
@@ -162,3 +162,23 @@ def test_another_architecture_is_refused_by_name(tmp_path):
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
     with pytest.raises(InputError, match="expected model_type gpt2, found 'llama'"):
         import_gpt2(str(tmp_path / "hf"), tmp_path / "model")
+
+
+def tokenizer_file(path, merges):
+    letters = ["a", "b", "c", "<|endoftext|>"]
+    vocab = {token: i for i, token in enumerate([*letters, *("".join(pair) for pair in merges)])}
+    path.write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab, "merges": merges}}))
+    return path
+
+
+def test_weights_come_with_their_own_tokenizer_and_refuse_another(tmp_path):
+    gpt2_folder(tmp_path / "hf")
+    tokenizer_file(tmp_path / "hf" / "tokenizer.json", [["a", "b"]])
+    same = tokenizer_file(tmp_path / "same.json", [["a", "b"]])
+    other = tokenizer_file(tmp_path / "other.json", [["a", "c"]])
+    import_gpt2(str(tmp_path / "hf"), tmp_path / "model", same)
+    with pytest.raises(InputError, match=r"expected the vocabulary and merges of .*other\.json, found others"):
+        import_gpt2(str(tmp_path / "hf"), tmp_path / "other", other)
+    import_model(tmp_path / "model", tmp_path / "again", same)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()

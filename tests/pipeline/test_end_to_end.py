@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
 COLUMNS = {
     "ttft": "architecture, size, degree, tp, context, batch, engine, device, link, runs, ttft_ms_median, ttft_ms_mean, "
@@ -129,6 +131,27 @@ def test_other_steps_another_text_and_back_leave_every_model_as_it_was(checkout)
     run = checkout.miniature("results/perplexity.csv", "--config", settings)
     assert jobs_of(run) == {"perplexity_table"}
     assert rows(checkout, "perplexity") == table
+
+
+@pytest.mark.slow
+def test_models_from_elsewhere_are_rows_beside_those_trained_here(checkout):
+    """A GPT-2 in Hugging Face's format and a model folder, through every stage that follows training."""
+    settings = ["--config", "models={kraken-2way: null}"]
+    assert checkout.miniature("results/perplexity.csv", *settings).returncode == 0
+    trained = next((checkout.folder / "results").glob("tiny/*/models/standard/*"))
+    shutil.copytree(trained, checkout.folder / "mine")
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": 512, "n_positions": 128}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).save_pretrained(checkout.folder / "gpt2")
+    shutil.copy(trained / "tokenizer.json", checkout.folder / "gpt2")
+    settings[1] = "models={kraken-2way: null, mine: {from: mine}, theirs: {from: gpt2}}"
+    run = checkout.miniature("--forcerun", "all", *settings)
+    assert run.returncode == 0, run.stdout
+    assert "train" not in jobs_of(run)
+    losses = {row["model"]: row["loss"] for row in rows(checkout, "perplexity")}
+    assert losses["mine"] == losses["standard"] != losses["theirs"]
+    assert {row["model"] for row in rows(checkout, "superglue")} == {"standard", "mine", "theirs"}
+    assert all(row["identical"] == "True" for row in rows(checkout, "engines"))
+    assert "theirs" in (checkout.folder / "results" / "report.html").read_text()
 
 
 def test_two_stages_by_hand_give_the_same_bytes(finished, tmp_path):

@@ -1,6 +1,7 @@
 # Config merged, read and checked once; folders; the checks before the first job. No rules here.
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -94,13 +95,10 @@ TASKS = (
 LATENCY = f"{SCALE}/latency-{settings.fingerprint(CONFIG['latency'])}"
 SUPERGLUE = ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
 DATA = settings.data_label(TEXT)
-MODELS = [
-    model_folder(model, seed) for model in CONFIG["models"] for seed in CONFIG["seeds"]
-]
+MODELS = [model_folder(model, seed) for model, seed in settings.model_seeds(CONFIG)]
 ENGINES = [
     f"{model_folder(model, seed)}/tp{settings.engine_tp(CONFIG, model)}"
-    for model in CONFIG["models"]
-    for seed in CONFIG["seeds"]
+    for model, seed in settings.model_seeds(CONFIG)
 ]
 GPUS = settings.count_gpus() if CONFIG["device"] == "cuda" else 0
 if workflow.local_exec and not plan.is_dry_run(sys.argv) and workflow.is_main_process:

@@ -1,4 +1,4 @@
-# Tokens in, trained models out. Checkpoints live in the model's folder and are never declared: Snakemake deletes the
+# Tokens in, models out: trained here, or read from elsewhere. Checkpoints live in the model's folder and are never declared: Snakemake deletes the
 # outputs of a failed job, and a run of days would go with them. The outputs are `update`: Snakemake leaves an earlier
 # version where it is until the job replaces it, and restores it if the job fails.
 
@@ -25,6 +25,8 @@ rule train:
         ),
     log:
         f"{ROOT}/logs/train-{{model}}-seed{{seed}}-{{hash}}.log",
+    wildcard_constraints:
+        model="|".join(map(re.escape, settings.trained(CONFIG))),
     conda:
         "../../envs/pipeline.yaml"
     threads: lambda wildcards: settings.recipe(CONFIG, wildcards.model)["threads"]
@@ -47,3 +49,33 @@ rule train:
         "{params.launcher} krakenlm train --tokens {params.tokens:q} --tokenizer {input.tokenizer:q}"
         " --model {params.architecture:q} --recipe {params.recipe:q} --seed {wildcards.seed}"
         " --identity {wildcards.hash} --name {wildcards.model:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+if settings.imported(CONFIG):
+
+    rule import_model:
+        input:
+            tokenizer=rules.tokenizer.output,
+        output:
+            config=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/config.json",
+            weights=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/model.safetensors",
+            tokenizer=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/tokenizer.json",
+            metrics=f"{ROOT}/models/{{model}}/seed{{seed}}-{{hash}}/metrics.json",
+        log:
+            f"{ROOT}/logs/import-{{model}}-seed{{seed}}-{{hash}}.log",
+        wildcard_constraints:
+            model="|".join(map(re.escape, settings.imported(CONFIG))),
+        conda:
+            "../../envs/pipeline.yaml"
+        params:
+            launcher=LAUNCHER,
+            source=lambda wildcards: CONFIG["models"][wildcards.model]["from"],
+            kind=lambda wildcards: settings.import_kind(
+                CONFIG["models"][wildcards.model]["from"]
+            ),
+            out=subpath(output.config, parent=True),
+        message:
+            "Reading {wildcards.model} from {params.source}"
+        shell:
+            "{params.launcher} krakenlm import {params.kind} {params.source:q} {params.out:q}"
+            " --tokenizer {input.tokenizer:q} > {log:q} 2>&1"

@@ -90,8 +90,26 @@ def authors_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> 
     return weights
 
 
-def import_gpt2(source: str, out: str | Path) -> None:
+def import_model(source: str | Path, out: str | Path, tokenizer: str | Path | None = None) -> None:
+    """Read a model folder of this project's.
+
+    Raises:
+        InputError: it is none, is damaged, or its tokenizer is not `tokenizer`.
+    """
+    source = Path(source)
+    module = models.load_model(source)
+    own = source / "tokenizer.json"
+    weights = dict(module.state_dict())
+    write_model(
+        source / "model.safetensors", module.config.to_dict(), weights, out,
+        chosen_tokenizer(own if own.is_file() else None, tokenizer), source=f"the model folder {source.name}",
+    )  # fmt: skip
+
+
+def import_gpt2(source: str, out: str | Path, tokenizer: str | Path | None = None) -> None:
     """Read a Hugging Face GPT-2 (config.json, model.safetensors, tokenizer.json) from a folder or, by name, the hub.
+
+    A name may end in @revision. `tokenizer` stands in for a missing tokenizer.json, and has to equal one that is there.
 
     Raises:
         InputError: a file is missing or damaged, or it is another architecture's.
@@ -121,9 +139,10 @@ def import_gpt2(source: str, out: str | Path) -> None:
     except SafetensorError as error:
         raise InputError(f"{path}: expected safetensors, found a damaged file ({error}); fetch it again") from None
     state = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
-    tokenizer = folder / "tokenizer.json"
+    own = folder / "tokenizer.json"
+    kept = chosen_tokenizer(own if own.is_file() else None, tokenizer)
     weights = gpt2_weights(path, state, sizes)
-    write_model(path, sizes, weights, out, tokenizer if tokenizer.is_file() else None, source=f"GPT-2, {source}")
+    write_model(path, sizes, weights, out, kept, source=f"GPT-2, {source}")
 
 
 def fetch_gpt2(name: str) -> Path:
@@ -131,13 +150,36 @@ def fetch_gpt2(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     files = ["config.json", "model.safetensors", "tokenizer.json"]
+    repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=files))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{name}: expected a folder or a GPT-2 of the hub, found neither ({reason}); correct the name"
         ) from None
+
+
+def chosen_tokenizer(own: str | Path | None, given: str | Path | None) -> str | Path | None:
+    """The tokenizer that goes with the weights: their own, or the one given where they have none.
+
+    Raises:
+        InputError: both are there and turn text into different ids.
+    """
+    if own is None or given is None:
+        return own or given
+    theirs, ours = (read_json(Path(path))["model"] for path in (own, given))
+    if (theirs["vocab"], pairs(theirs)) != (ours["vocab"], pairs(ours)):
+        raise InputError(
+            f"{own}: expected the vocabulary and merges of {given}, found others; compare a model only on the tokens "
+            "that it was trained for"
+        )
+    return own
+
+
+def pairs(model: Mapping) -> list[list[str]]:
+    """Merges of a BPE, which tokenizer.json has as lists or, from older versions, as strings."""
+    return [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
 
 
 def gpt2_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> dict[str, Tensor]:
