@@ -263,7 +263,7 @@ def check_import(key: str, model: Mapping) -> None:
             f"{key}.from: expected a model folder, a GPT-2's folder or a checkpoint (.pt) of the authors' release, "
             f"found {path} without a config.json; correct the path"
         )
-    if not path.exists() and (path.is_absolute() or path.parts[0] in (".", "..") or len(path.parts) > 2):
+    if not path.exists() and (model["from"].startswith((".", "/", "~")) or len(path.parts) > 2):
         raise InputError(f"{key}.from: expected a path that exists or a name on the hub, found {path}; correct it")
 
 
