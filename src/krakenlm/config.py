@@ -203,6 +203,11 @@ def check(config: Mapping) -> None:
             raise InputError(
                 f"models.{name}.training.{watching[0]}: expected under training, for every model at once; move it"
             )
+    if config["latency"]["runs"] > config["latency"]["most_runs"]:
+        raise InputError(
+            f"latency.runs: expected latency.most_runs ({config['latency']['most_runs']}) at most, found "
+            f"{config['latency']['runs']}; raise the one or lower the other"
+        )
     for tp in config["latency"]["tp"]:
         if config["latency"]["vocab_size"] % tp:
             raise InputError(

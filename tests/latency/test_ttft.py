@@ -8,6 +8,7 @@ import pytest
 from krakenlm.errors import InputError
 from krakenlm.latency import statistics, ttft
 from krakenlm.machine import refuse_missing_ranks
+from krakenlm.models.collectives import ALONE
 
 
 def test_a_summary_says_what_the_runs_were():
@@ -44,6 +45,18 @@ def test_more_ranks_than_cores_are_refused(monkeypatch):
         refuse_missing_ranks("tp", 2, 2, gpus=0)
 
 
+def test_runs_are_precise_once_every_speedups_interval_is_narrow():
+    even, uneven = [10.0] * 20, [9.0, 11.0] * 10
+    assert statistics.precise(even, [even, [5.0] * 20], precision=0.01)
+    assert not statistics.precise(even, [even, uneven], precision=0.05)
+    assert statistics.precise(even, [even, uneven], precision=0.25)
+
+
+def test_runs_go_on_until_the_first_rank_has_enough():
+    taken = ttft.interleave([lambda: None, lambda: None], ALONE, "cpu", 2, lambda taken: len(taken[0]) == 7)
+    assert [len(each) for each in taken] == [7, 7]
+
+
 @pytest.mark.skipif(len(__import__("os").sched_getaffinity(0)) < 2, reason="two ranks want two cores")
 def test_two_ranks_are_timed_at_every_context(tmp_path):
     rows = ttft.measure_ttft(
@@ -57,6 +70,8 @@ def test_two_ranks_are_timed_at_every_context(tmp_path):
         contexts=[8, 16],
         batch=1,
         runs=10,
+        most_runs=12,
+        precision=1e-9,
         warmup=1,
         dtype="float32",
         threads=1,
@@ -74,5 +89,6 @@ def test_two_ranks_are_timed_at_every_context(tmp_path):
     for row, written in zip(rows, table, strict=True):
         assert float(written["ttft_ms_median"]) == pytest.approx(row["ttft_ms_median"], rel=1e-5)
         assert float(written["link_gbit_measured"]) > 0
+        assert written["runs"] == "12"
         assert written["degree"] == ("2" if row["architecture"] == "kraken" else "")
     assert float(table[0]["speedup_vs_standard"]) == 1

@@ -44,6 +44,12 @@ def speedup(baseline: Sequence[float], other: Sequence[float]) -> tuple[float, f
     return float(np.median(pair[0]) / np.median(pair[1])), low, high
 
 
+def precise(baseline: Sequence[float], others: Sequence[Sequence[float]], precision: float) -> bool:
+    """Whether each one's speed-up over `baseline` is known to `precision`, half its 95% interval as a share of it."""
+    known = (speedup(baseline, other) for other in others)
+    return all(high - low <= 2 * precision * ratio for ratio, low, high in known)
+
+
 def bootstrap_interval(samples: list[np.ndarray], statistic: Callable) -> tuple[float, float]:
     """95% interval of a statistic of medians; run i of every sample is drawn together. Seeded: equal in, equal out."""
     picks = np.random.default_rng(0).integers(len(samples[0]), size=(RESAMPLES, len(samples[0])))

@@ -45,6 +45,8 @@ def measure_ttft(
     contexts: list[int],
     batch: int,
     runs: int,
+    most_runs: int,
+    precision: float,
     warmup: int,
     dtype: str,
     threads: int,
@@ -54,6 +56,9 @@ def measure_ttft(
     n_head: int,
 ) -> list[dict]:
     """Time every architecture of one shape on `tp` ranks at every context, and write the table.
+
+    Each is run `runs` times, and further, up to `most_runs`, until every speed-up over the standard model is known to
+    `precision`: half the width of its 95% interval, as a share of it.
 
     Raises:
         InputError: this machine has fewer cores or GPUs than the ranks need.
@@ -75,6 +80,8 @@ def measure_ttft(
             "contexts": contexts,
             "batch": batch,
             "runs": runs,
+            "most_runs": most_runs,
+            "precision": precision,
             "warmup": warmup,
             "dtype": dtype,
             "seed": seed,
@@ -89,7 +96,6 @@ def measure_ttft(
         "device": machine.device(),
         "engine": "torch",
         "link": times["link"],
-        "runs": runs,
         "source": "measured",
         "layers_measured": n_layer,
         "dtype": dtype,
@@ -120,14 +126,14 @@ def row_of(sizes: list[dict], times: dict, index: int, context: str, dtype: str)
     """What one architecture's runs at one context say."""
     own = times["milliseconds"][context][index]
     row = statistics.summarise(own)
-    standard = [i for i, other in enumerate(sizes) if other["architecture"] == "standard"]
-    if standard:
-        ratio, low, high = statistics.speedup(times["milliseconds"][context][standard[0]], own)
+    if (standard := index_of_standard(sizes)) is not None:
+        ratio, low, high = statistics.speedup(times["milliseconds"][context][standard], own)
         row |= {"speedup_vs_standard": ratio, "speedup_ci_low": low, "speedup_ci_high": high}
     return row | {
         "architecture": sizes[index]["architecture"],
         "degree": sizes[index].get("degree", ""),
         "context": int(context),
+        "runs": len(own),
         "parameters": parameter_count(sizes[index]),
         "kv_bytes_per_token": kv_bytes_per_token(sizes[index], getattr(torch, dtype).itemsize),
         "link_gbit_measured": times["link_gbit"][context],
@@ -137,6 +143,11 @@ def row_of(sizes: list[dict], times: dict, index: int, context: str, dtype: str)
     }
 
 
+def index_of_standard(sizes: list[dict]) -> int | None:
+    """Where the model stands that the others are compared with."""
+    return next((index for index, each in enumerate(sizes) if each["architecture"] == "standard"), None)
+
+
 def time_on_rank(
     comm: Collectives,
     device: str,
@@ -144,6 +155,8 @@ def time_on_rank(
     contexts: list[int],
     batch: int,
     runs: int,
+    most_runs: int,
+    precision: float,
     warmup: int,
     dtype: str,
     seed: int,
@@ -151,6 +164,12 @@ def time_on_rank(
     """Body of one rank: {context: [[milliseconds of each run] of each architecture]} and what the link gave."""
     modules = [random_rank(each, comm, device, getattr(torch, dtype), seed) for each in sizes]
     milliseconds, link_gbit, machine_state = {}, {}, {}
+    standard = index_of_standard(sizes)
+
+    def enough(taken: list[list[float]]) -> bool:
+        done = standard is None or statistics.precise(taken[standard], taken, precision)
+        return len(taken[0]) >= most_runs or (len(taken[0]) >= runs and done)
+
     for context in contexts:
         generator = torch.Generator().manual_seed(seed)
         prompts_BT = torch.randint(sizes[0]["vocab_size"], (batch, context), generator=generator).to(device)
@@ -162,7 +181,7 @@ def time_on_rank(
             for module, cache in zip(modules, caches, strict=True)
         ]
         watch = statistics.Watch()
-        milliseconds[str(context)] = interleave(steps, comm, device, runs, warmup)
+        milliseconds[str(context)] = interleave(steps, comm, device, warmup, enough)
         machine_state[str(context)] = watch.stop(comm, device)
         message = torch.zeros(batch, context, sizes[0]["width"], dtype=getattr(torch, dtype), device=device)
         link_gbit[str(context)] = measure_link(message, comm, device)
@@ -185,14 +204,19 @@ def random_rank(sizes: dict, comm: Collectives, device: str, dtype: torch.dtype,
 
 
 def interleave(
-    steps: list[Callable[[], object]], comm: Collectives, device: str, runs: int, warmup: int
+    steps: list[Callable[[], object]],
+    comm: Collectives,
+    device: str,
+    warmup: int,
+    enough: Callable[[list[list[float]]], bool],
 ) -> list[list[float]]:
-    """Milliseconds of `runs` runs of each step, the steps in turns, every run from a barrier on.
+    """Milliseconds of each step's runs, the steps in turns, every run from a barrier on, until rank 0 has `enough`.
 
     Each round starts one step further, so that no step always follows the same other.
     """
     milliseconds: list[list[float]] = [[] for _ in steps]
-    for run in range(warmup + runs):
+    run = 0
+    while True:
         for turn in range(len(steps)):
             index = (run + turn) % len(steps)
             wait_for_ranks(comm, device)
@@ -201,7 +225,11 @@ def interleave(
             elapsed = time.perf_counter() - start
             if run >= warmup:
                 milliseconds[index].append(1e3 * elapsed)
-    return milliseconds
+        run += 1
+        # Ranks read different clocks: the first one decides for all.
+        verdict = torch.tensor([float(run > warmup and comm.rank == 0 and enough(milliseconds))], device=device)
+        if comm.all_reduce(verdict).wait().item():
+            return milliseconds
 
 
 def wait_for_ranks(comm: Collectives, device: str) -> None:
@@ -215,7 +243,8 @@ def measure_link(message: torch.Tensor, comm: Collectives, device: str) -> float
     """Gbit/s that an AllReduce of `message` moves per rank and direction, 2 (n - 1) / n of its bytes; empty alone."""
     if comm.world == 1:
         return ""
-    times = interleave([lambda: wait_for_sum(message, comm, device)], comm, device, LINK_ROUNDS, warmup=2)[0]
+    step = [lambda: wait_for_sum(message, comm, device)]
+    times = interleave(step, comm, device, 2, lambda taken: len(taken[0]) >= LINK_ROUNDS)[0]
     moved = 2 * (comm.world - 1) / comm.world * message.numel() * message.itemsize
     return 8 * moved / (sorted(times)[len(times) // 2] * 1e-3) / 1e9
 
