@@ -12,6 +12,7 @@ GPU: allocated) that trains the one model, measured apart.
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -31,10 +32,17 @@ from krakenlm.models.sizing import parameter_count, training_flops_per_token
 WARMUP, RUNS = 3, 20
 GPU_WARMUP, GPU_RUNS = 5, 20
 
-# (name, sequences, sizes of the Kraken, sizes of the standard model that it stands beside)
+NARROW = {"degree": 4, "n_layer": 4, "n_head": 16, "width": 128}, {"width": 220, "n_head": 10}
+WIDE = {"degree": 4, "n_layer": 2, "n_head": 12, "width": 504}, {"width": 864, "n_head": 12}
+# (name, (sequences, tokens in each), sizes of the Kraken, sizes of the standard model that it stands beside)
 CPU_GROUPS = [
-    ("width 128, 4-way", 4, {"degree": 4, "n_layer": 4, "n_head": 16, "width": 128}, {"width": 220, "n_head": 10}),
-    ("width 504, 4-way", 1, {"degree": 4, "n_layer": 2, "n_head": 12, "width": 504}, {"width": 864, "n_head": 12}),
+    ("width 128, 4-way", (1, 32), *NARROW),
+    ("width 128, 4-way", (1, 64), *NARROW),
+    ("width 128, 4-way", (1, 256), *NARROW),
+    ("width 128, 4-way", (4, 256), *NARROW),
+    ("width 504, 4-way", (1, 128), *WIDE),
+    ("width 504, 4-way", (1, 256), *WIDE),
+    ("width 504, 4-way", (4, 256), *WIDE),
 ]
 CPU_SHAPE = {"vocab_size": 1024, "block_size": 256}
 GPT2 = {
@@ -43,7 +51,7 @@ GPT2 = {
     "760m": {"n_layer": 36, "n_head": 20, "width": 1280},
 }
 GPU_GROUPS = [
-    (f"{size} {degree}-way", 8 if size == "125m" else 4, {"degree": degree, "width": width} | shape, GPT2[size])
+    (f"{size} {degree}-way", (8 if size == "125m" else 4, 1024), {"degree": degree, "width": width} | shape, GPT2[size])
     for size, degree, width, shape in [
         ("125m", 2, 678, {"n_layer": 12, "n_head": 12}),
         ("125m", 4, 504, {"n_layer": 12, "n_head": 12}),
@@ -153,9 +161,9 @@ def stepper(module: nn.Module, tokens_BW, device: str):
     return step
 
 
-def batch_of(sequences: int, shape: dict, device: str):
+def batch_of(sequences: int, tokens: int, vocab_size: int, device: str):
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(shape["vocab_size"], (sequences, shape["block_size"] + 1), generator=generator).to(device)
+    return torch.randint(vocab_size, (sequences, tokens + 1), generator=generator).to(device)
 
 
 def check(sizes: dict, tokens_BW) -> None:
@@ -163,8 +171,8 @@ def check(sizes: dict, tokens_BW) -> None:
     batched, loop = build("kraken", sizes, "cpu").double(), build("loop", sizes, "cpu").double()
     losses = []
     for module in (batched, loop):
-        logits_BTV = module(tokens_BW[:1, :33])
-        losses.append(F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BW[:1, 1:34].flatten()))
+        logits_BTV = module(tokens_BW[:, :-1])
+        losses.append(F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BW[:, 1:].flatten()))
         losses[-1].backward()
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-10)
     for split in range(sizes["degree"]):
@@ -184,7 +192,7 @@ def timed(function, device: str) -> float:
 
 def measure(group: tuple, shape: dict, device: str, compiled: bool) -> dict[str, list[float]]:
     """{model: milliseconds of each step}, steps of all models in turns."""
-    sizes, tokens_BW = sizes_of(group, shape), batch_of(group[1], shape, device)
+    sizes, tokens_BW = sizes_of(group, shape), batch_of(*group[1], shape["vocab_size"], device)
     steps = {}
     for kind, own in sizes.items():
         module = build(kind, own, device)
@@ -211,7 +219,8 @@ def peak_memory(group_index: int, kind: str, device: str, compiled: bool) -> flo
 def print_memory(group: tuple, kind: str, shape: dict, device: str, compiled: bool) -> None:
     before = peak_resident_kb()
     module = build(kind, sizes_of(group, shape)[kind], device)
-    step = stepper(torch.compile(module) if compiled else module, batch_of(group[1], shape, device), device)
+    tokens_BW = batch_of(*group[1], shape["vocab_size"], device)
+    step = stepper(torch.compile(module) if compiled else module, tokens_BW, device)
     for _ in range(3):
         step()
     if device == "cuda":
@@ -251,20 +260,21 @@ def main() -> None:
     print("| shapes | run | model | parameters | step, ms | tokens/s | of matrix rate | peak, MB | Kraken's speed-up |")
     print("|---|---|---|---|---|---|---|---|---|")
     for index, group in enumerate(groups):
-        check(sizes_of(group, shape)["kraken"], batch_of(1, shape, "cpu"))
+        check(sizes_of(group, shape)["kraken"], batch_of(1, 32, shape["vocab_size"], "cpu"))
         for compiled in [False, True] if options.compiled or gpu else [False]:
             print_group(index, group, shape, options.device, compiled, rate)
 
 
 def print_group(index: int, group: tuple, shape: dict, device: str, compiled: bool, rate: float) -> None:
     taken = measure(group, shape, device, compiled)
-    tokens, run = group[1] * shape["block_size"], "compiled" if compiled else "eager"
+    tokens, run = math.prod(group[1]), "compiled" if compiled else "eager"
     for kind, own in sizes_of(group, shape).items():
         median = float(np.median(taken[kind]))
-        share = tokens * training_flops_per_token(own) / (median * 1e-3) / rate
+        share = tokens * training_flops_per_token(own | {"block_size": group[1][1]}) / (median * 1e-3) / rate
         ratio, low, high = speedup(taken[kind], taken["kraken"])
+        name = f"{group[0]}, {group[1][0]} x {group[1][1]} tokens"
         cells = [
-            group[0], run, kind, f"{parameter_count(own):,}", f"{median:.1f}", f"{1e3 * tokens / median:,.0f}",
+            name, run, kind, f"{parameter_count(own):,}", f"{median:.1f}", f"{1e3 * tokens / median:,.0f}",
             f"{share:.0%}", f"{peak_memory(index, kind, device, compiled):,.0f}",
             "" if kind == "kraken" else f"{ratio:.2f} ({low:.2f} to {high:.2f})",
         ]  # fmt: skip
