@@ -15,8 +15,12 @@ import torch
 
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.launch import run_ranks
-from krakenlm.latency.ttft import random_rank, sizes_of, wait_for_ranks
+from krakenlm.inference.shards import random_rank
+from krakenlm.latency.ttft import wait_for_ranks
+from krakenlm.models import config_from_dict
 from krakenlm.models.blocks import LAST
+from krakenlm.models.collectives import WORLD
+from krakenlm.models.sizing import sizes_of
 
 ARCHITECTURES = ("standard", "parallel", "ladder", "kraken")
 CONTEXTS, RUNS, WARMUP = (64, 256, 512), 10, 2
@@ -28,10 +32,10 @@ class Waits:
     def __init__(self, comm) -> None:
         self._comm, self.rank, self.world, self.seconds = comm, comm.rank, comm.world, 0.0
 
-    def all_reduce(self, x, group="world"):
+    def all_reduce(self, x, group=WORLD):
         return self._timed(self._comm.all_reduce(x, group))
 
-    def all_gather(self, x, dim, group="world"):
+    def all_gather(self, x, dim, group=WORLD):
         return self._timed(self._comm.all_gather(x, dim, group))
 
     def _timed(self, pending):
@@ -50,7 +54,8 @@ class Waits:
 def measure_on_rank(comm, device: str) -> list[list]:
     shape = {"n_layer": 8, "vocab_size": 50304, "block_size": max(CONTEXTS)}
     sizes = [sizes_of(architecture, 1024, 16, comm.world) | shape for architecture in ARCHITECTURES]
-    modules, waits, rows = [random_rank(each, comm, device, torch.float32, 0) for each in sizes], Waits(comm), []
+    modules = [random_rank(config_from_dict(each), comm.rank, comm.world, 0, device, torch.float32) for each in sizes]
+    waits, rows = Waits(comm), []
     for context in CONTEXTS:
         tokens_BT = torch.arange(context)[None]
         caches = [Cache(module, 1, context) for module in modules]

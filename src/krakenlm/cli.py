@@ -259,15 +259,46 @@ def superglue(
 
 @app.command()
 def shard(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
-    tp: Annotated[int, typer.Option(help="Number of ranks.")],
     out: Out,
+    tp: Annotated[int, typer.Option(help="Number of ranks.", min=1)],
+    model: Annotated[Path | None, typer.Argument(help="Model folder.")] = None,
+    random: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="SIZE ARCHITECTURE",
+            help="In place of a model, random weights of this architecture, drawn on the device when a rank loads; "
+            "SIZE is the standard model's: 1.3b, 6.7b, 13b, 65b, 175b, or n_layer, width, n_head as JSON.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
 ) -> None:
     """Write a model's weights as one file per rank, in TensorRT-LLM's checkpoint layout."""
-    with writing_stage("shard", out, {"model": str(model), "tp": tp}, name=f"{model.parent.name} tp {tp}"):
-        from krakenlm.inference.shards import write_shards
+    if (model is None) == (random is None):
+        raise InputError("shard: expected one of a model folder and --random; give one")
+    name = " ".join(random) if random else model.parent.name
+    with writing_stage("shard", out, {"model": str(model or name), "tp": tp}, name=f"{name} tp {tp}"):
+        from krakenlm.inference.shards import write_random_shards, write_shards
 
-        write_shards(model, out, tp)
+        if model is not None:
+            write_shards(model, out, tp)
+        else:
+            write_random_shards(random_config(*random, tp), out, tp, seed)
+
+
+def random_config(size: str, architecture: str, tp: int) -> object:
+    """The configuration of an architecture at a named size, or at the standard model's sizes as JSON."""
+    from krakenlm.models import architecture_module, config_from_dict
+    from krakenlm.models.sizing import SHAPES, sizes_of
+
+    architecture_module(architecture)
+    if size not in SHAPES and not size.startswith("{"):
+        raise InputError(f"--random: expected one of {', '.join(SHAPES)}, or JSON, found {size!r}; choose one")
+    shape = SHAPES.get(size) or parse_json("random", size)
+    for key in ("n_layer", "width", "n_head"):
+        if type(shape.get(key)) is not int or shape[key] < 1:
+            raise InputError(f"--random: {key}: expected a whole number of at least 1, found {shape.get(key)}; set it")
+    defaults = {"vocab_size": 50304, "block_size": 2048}
+    return config_from_dict(defaults | shape | sizes_of(architecture, shape["width"], shape["n_head"], tp))
 
 
 @app.command()

@@ -32,12 +32,6 @@ def test_a_speedup_of_interleaved_runs_has_the_interval_of_their_ratio():
     assert high == pytest.approx(2)
 
 
-def test_a_kraken_has_a_split_per_rank_and_two_at_least():
-    assert ttft.sizes_of("kraken", 1024, 16, 1) == {"architecture": "kraken", "degree": 2, "width": 896, "n_head": 28}
-    assert ttft.sizes_of("kraken", 2048, 16, 8)["degree"] == 8
-    assert ttft.sizes_of("standard", 1024, 16, 2) == {"architecture": "standard", "width": 1024, "n_head": 16}
-
-
 def test_more_ranks_than_cores_are_refused(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
     refuse_missing_ranks("tp", 2, 1, gpus=0)

@@ -3,9 +3,11 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.nn import functional as F
 
 from krakenlm import models
@@ -14,6 +16,7 @@ from krakenlm.models import blocks
 from krakenlm.models.blocks import causal_attention
 from krakenlm.models.collectives import ALONE
 from krakenlm.models.sizing import (
+    SHAPES,
     forward_flops_per_token,
     kraken_width,
     kraken_width_for_total,
@@ -21,6 +24,7 @@ from krakenlm.models.sizing import (
     parameter_count,
     prefill_flops,
     saved_bytes_per_token,
+    sizes_of,
     training_memory,
 )
 
@@ -266,6 +270,17 @@ def test_the_width_that_matches_is_the_nearest_multiple():
         "block_size": 1024,
     }
     assert kraken_width_for_total(124_012_302, sizes) == 678
+
+
+def test_a_kraken_has_a_split_per_rank_and_two_at_least():
+    assert sizes_of("kraken", 1024, 16, 1) == {"architecture": "kraken", "degree": 2, "width": 896, "n_head": 28}
+    assert sizes_of("kraken", 2048, 16, 8)["degree"] == 8
+    assert sizes_of("standard", 1024, 16, 2) == {"architecture": "standard", "width": 1024, "n_head": 16}
+
+
+def test_the_shapes_that_the_paper_times_are_those_of_its_scale():
+    scale = Path(__file__).parents[2] / "config" / "scales" / "paper.yaml"
+    assert yaml.safe_load(scale.read_text())["latency"]["sizes"] == SHAPES
 
 
 def test_flops_and_cache_of_gpt2_by_hand():

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from krakenlm.models.collectives import Done, Group
+from krakenlm.models.collectives import WORLD, Done, Group, Pending
 
 
 class Work:
@@ -23,23 +23,39 @@ class Work:
 
 
 class Distributed:
-    """torch.distributed's default group: gloo between CPU processes, NCCL on a stream of its own between GPUs.
+    """torch.distributed's process groups: gloo between CPU processes, NCCL on a stream of its own between GPUs.
 
     Both sum in an order that their algorithm fixes for a given number of ranks and size of message.
     """
 
     def __init__(self) -> None:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self._groups: dict[Group, Any] = {WORLD: dist.group.WORLD}
 
-    def all_reduce(self, x: Tensor, group: Group = "world") -> Work:
+    def all_reduce(self, x: Tensor, group: Group = WORLD) -> Pending:
+        if len(group.ranks(self.rank, self.world)) == 1:
+            return Done(x)
         # The sum is made in place, and the caller goes on reading x.
         total = x.clone(memory_format=torch.contiguous_format)
-        return Work(dist.all_reduce(total, async_op=True), lambda: total)
+        return Work(dist.all_reduce(total, group=self._joined(group), async_op=True), lambda: total)
 
-    def all_gather(self, x: Tensor, dim: int, group: Group = "world") -> Work:
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.world)]
-        work = dist.all_gather(parts, x.contiguous(), async_op=True)
+    def all_gather(self, x: Tensor, dim: int, group: Group = WORLD) -> Pending:
+        ranks = group.ranks(self.rank, self.world)
+        if len(ranks) == 1:
+            return Done(x)
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in ranks]
+        work = dist.all_gather(parts, x.contiguous(), group=self._joined(group), async_op=True)
         return Work(work, lambda: torch.cat(parts, dim=dim))
+
+    def _joined(self, group: Group) -> Any:
+        """This rank's process group; made at the first use, by every rank, since all make the same calls."""
+        if group not in self._groups:
+            if len(group.ranks(self.rank, self.world)) == self.world:
+                self._groups[group] = dist.group.WORLD
+            else:
+                ranks = sorted({tuple(group.ranks(rank, self.world)) for rank in range(self.world)})
+                self._groups[group], _ = dist.new_subgroups_by_enumeration([list(each) for each in ranks])
+        return self._groups[group]
 
 
 class Threads:
@@ -51,18 +67,18 @@ class Threads:
     def __init__(self, rank: int, world: int, slots: list, barrier: threading.Barrier) -> None:
         self.rank, self.world, self._slots, self._barrier = rank, world, slots, barrier
 
-    def _exchange(self, x: Tensor) -> list[Tensor]:
+    def _exchange(self, x: Tensor, group: Group) -> list[Tensor]:
         self._slots[self.rank] = x.detach().clone()
         self._barrier.wait()
-        parts = list(self._slots)
+        parts = [self._slots[rank] for rank in group.ranks(self.rank, self.world)]
         self._barrier.wait()  # nobody overwrites a slot before everybody has read it
         return parts
 
-    def all_reduce(self, x: Tensor, group: Group = "world") -> Done:
-        return Done(torch.stack(self._exchange(x)).sum(0))
+    def all_reduce(self, x: Tensor, group: Group = WORLD) -> Done:
+        return Done(torch.stack(self._exchange(x, group)).sum(0))
 
-    def all_gather(self, x: Tensor, dim: int, group: Group = "world") -> Done:
-        return Done(torch.cat(self._exchange(x), dim=dim))
+    def all_gather(self, x: Tensor, dim: int, group: Group = WORLD) -> Done:
+        return Done(torch.cat(self._exchange(x, group), dim=dim))
 
 
 def run_threads(world: int, function: Callable[[Threads], Any]) -> list[Any]:

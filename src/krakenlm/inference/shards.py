@@ -1,26 +1,65 @@
 """A model's weights, one file per rank, in TensorRT-LLM's checkpoint layout: config.json and rank<r>.safetensors.
 
 config.json has the keys that TensorRT-LLM's PretrainedConfig reads (release 0.12, tensorrt_llm/models/
-modeling_utils.py), and under `krakenlm` the model's own configuration.
+modeling_utils.py), and under `krakenlm` the model's own configuration. Heads are padded to a size that its kernels
+take; the PyTorch engine strips the padding when it loads a rank.
 """
 
+import contextlib
+import hashlib
+import json
+import math
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from krakenlm import models
 from krakenlm.errors import InputError
 from krakenlm.files import explaining_full_disk, read_json, sync, write_json
-from krakenlm.models.blocks import Config
+from krakenlm.models.blocks import INITIAL_STD, Config, decays
+
+# Head sizes that both of TensorRT-LLM's attention kernels take: prefill (fmha_supported in kernels/
+# contextFusedMultiHeadAttention/fmhaRunner.cpp) and decode (kernels/decoderMaskedMultiheadAttention.cu).
+HEAD_SIZES = (32, 64, 80, 96, 104, 128, 160, 192, 256)
+
+# What every rank has whole: the embeddings, since a tied head is a view of the token embedding, whose rows a rank
+# multiplies by vocabulary. An untied head is stored in parts.
+REPLICATED = ("embedding.tokens", "embedding.positions")
+
+
+def padded_head_size(head_size: int) -> int:
+    """The next of HEAD_SIZES; a head that is larger than all of them stays as it is, for the PyTorch engine alone."""
+    return next((size for size in HEAD_SIZES if size >= head_size), head_size)
+
+
+def resize_heads(name: str, tensor: Tensor, heads: int, found: int, wanted: int) -> Tensor:
+    """A tensor whose `heads` heads of size `found` have the size `wanted`; what is no head's stays as it is.
+
+    Heads are rows of what makes q, k and v, and columns of the projection out of attention; Parallel's hidden layer
+    lies behind them in the same matrices. More rows and columns are zeros, which change no result.
+    """
+    if ".qkv" in name:
+        dim, heads = -2 if name.endswith("weight") else -1, 3 * heads
+    elif name.endswith(".out.weight"):
+        dim = -1
+    else:
+        return tensor
+    of_heads, others = tensor.split([heads * found, tensor.shape[dim] - heads * found], dim)
+    by_head = of_heads.movedim(dim, -1).unflatten(-1, (heads, found))
+    resized = F.pad(by_head, (0, wanted - found)).flatten(-2).movedim(-1, dim)
+    return torch.cat([resized, others], dim)
 
 
 def checkpoint_config(config: Config, tp: int) -> dict:
-    """What config.json of a sharded model says."""
+    """What config.json of a sharded model says. TensorRT-LLM's attention divides by sqrt(head_size) x q_scaling."""
+    padded = padded_head_size(config.head_size)
     return {
         "architecture": f"Krakenlm{models.ARCHITECTURES[config.architecture]}ForCausalLM",
         "dtype": "float32",
@@ -28,7 +67,8 @@ def checkpoint_config(config: Config, tp: int) -> dict:
         "hidden_size": config.width,
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
-        "head_size": config.head_size,
+        "head_size": padded,
+        "q_scaling": math.sqrt(config.head_size / padded),
         "hidden_act": "gelu",
         "position_embedding_type": "learned_absolute",
         "max_position_embeddings": config.block_size,
@@ -45,29 +85,89 @@ def write_shards(model: str | Path, out: str | Path, tp: int) -> None:
     """
     model, out = Path(model), Path(out)
     config = models.load_config(model)
-    with torch.device("meta"):
-        expected = [models.build_rank(config, rank, tp).state_dict() for rank in range(tp)]
+    modules = [empty_rank(config, rank, tp) for rank in range(tp)]
+    described = checkpoint_config(config, tp)
+    with open_weights(model / "model.safetensors") as weights:
+        described["identity"] = identity(described, model / "model.safetensors")
+        with writing_shards(out, described) as folder:
+            for rank, module in enumerate(modules):
+                tensors = models.shard(weights.get_tensor, list(weights.keys()), config, rank, tp)
+                check_shapes(model, tensors, module)
+                write_rank(folder, rank, tensors, module, described)
+
+
+def identity(described: dict, weights: Path) -> str:
+    """Hash of what makes shards those of one model over one number of ranks: configuration and weights."""
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    with open(weights, "rb") as file:
+        while block := file.read(2**24):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def writing_shards(out: Path, described: dict) -> Iterator[Path]:
+    """Yield an empty folder beside `out`; with config.json added it takes the place of `out`, once it is complete."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     for leftover in out.parent.glob(f".{out.name}.*.part"):  # of a killed writer: this one holds the output's lock
         shutil.rmtree(leftover)
     temporary.mkdir(parents=True)
     try:
-        with explaining_full_disk(out), open_weights(model / "model.safetensors") as weights:
-            for rank in range(tp):
-                tensors = models.shard(weights.get_tensor, list(weights.keys()), config, rank, tp)
-                check_shapes(model, tensors, expected[rank])
-                save_file(
-                    {name: tensor.contiguous() for name, tensor in tensors.items()},
-                    temporary / f"rank{rank}.safetensors",
-                )
-                sync(temporary / f"rank{rank}.safetensors")
-        write_json(temporary / "config.json", checkpoint_config(config, tp))
+        with explaining_full_disk(out):
+            yield temporary
+            write_json(temporary / "config.json", described)
         if out.exists():
             shutil.rmtree(out)
         os.rename(temporary, out)
         sync(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_rank(folder: Path, rank: int, tensors: dict[str, Tensor], module: nn.Module, described: dict) -> None:
+    """Write one rank's file, its heads padded, with the model's identity and the rank in its metadata."""
+    sizes = module.config.head_size, described["head_size"]
+    padded = {name: resize_heads(name, tensor, module.heads, *sizes).contiguous() for name, tensor in tensors.items()}
+    path = folder / f"rank{rank}.safetensors"
+    save_file(padded, path, metadata={"identity": described["identity"], "rank": str(rank)})
+    sync(path)
+
+
+def write_random_shards(config: Config, out: str | Path, tp: int, seed: int) -> None:
+    """Write shards that are a configuration and a seed: every rank draws its weights on its device when it loads.
+
+    Raises:
+        InputError: the model cannot be divided over `tp` ranks.
+    """
+    for rank in range(tp):
+        empty_rank(config, rank, tp)
+    with writing_shards(Path(out), checkpoint_config(config, tp) | {"seed": seed}):
+        pass
+
+
+def empty_rank(config: Config, rank: int, world: int) -> nn.Module:
+    """One rank's module, shapes only."""
+    with torch.device("meta"):
+        return models.build_rank(config, rank, world)
+
+
+@torch.no_grad()
+def random_rank(config: Config, rank: int, world: int, seed: int, device: str, dtype: torch.dtype) -> nn.Module:
+    """One rank's module with random weights, drawn on `device`: no machine or disk has to hold the whole model.
+
+    What all ranks have whole (embeddings, LayerNorms) is equal on all of them; the rest differs. Other numbers of
+    ranks are other models.
+    """
+    module = empty_rank(config, rank, world).to(dtype).to_empty(device=device)
+    whole, own = (torch.Generator(device).manual_seed(each) for each in (seed, seed + 1 + rank))
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif not decays(name):
+            parameter.fill_(1)
+        else:
+            parameter.normal_(std=INITIAL_STD, generator=whole if name in REPLICATED else own)
+    return module.eval()
 
 
 def open_weights(path: Path) -> safe_open:
@@ -81,37 +181,58 @@ def open_weights(path: Path) -> safe_open:
         ) from None
 
 
-def check_shapes(where: Path, tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    if found != wanted:
-        differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-        name = differing[0]
+def check_shapes(where: Path, tensors: dict[str, Tensor], module: nn.Module) -> None:
+    """Refuse tensors that are not the module's.
+
+    Raises:
+        InputError: naming the first that differs.
+    """
+    difference = models.first_difference(module.state_dict(), tensors)
+    if difference:
         raise InputError(
-            f"{where}: expected {name} of shape {wanted.get(name)}, found {found.get(name)}; the weights are not those "
-            "of config.json: train or shard again"
+            f"{where}: expected the weights of the {module.config.architecture} in config.json, found {difference}; "
+            "train or shard again"
         )
 
 
-def load_rank(folder: str | Path, rank: int, world: int, device: str = "cpu") -> nn.Module:
-    """One rank's module from a folder of shards, on `device`.
+def load_rank(
+    folder: str | Path, rank: int, world: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """One rank's module from a folder of shards, on `device`, padding of its heads stripped.
 
     Raises:
-        InputError: the folder holds shards for another number of ranks, or a damaged file.
+        InputError: the folder holds shards for another number of ranks, or a missing, damaged or foreign file.
     """
     folder = Path(folder)
     described = read_json(folder / "config.json")
+    if "krakenlm" not in described:
+        raise InputError(f"{folder}: expected shards, found a config.json without krakenlm; make them: krakenlm shard")
     found = described.get("mapping", {}).get("tp_size")
     if found != world:
         raise InputError(
             f"{folder}: expected shards for {world} ranks, found them for {found}; shard with --tp {world}"
         )
     config = models.config_from_dict(described["krakenlm"])
-    with torch.device("meta"):
-        module = models.build_rank(config, rank, world)
-    path = folder / f"rank{rank}.safetensors"
-    with open_weights(path):
-        tensors = load_file(path, device=device)
-    check_shapes(path, tensors, module.state_dict())
+    if "seed" in described:
+        return random_rank(config, rank, world, described["seed"], device, dtype)
+    module = empty_rank(config, rank, world)
+    tensors = read_shard(folder / f"rank{rank}.safetensors", rank, described["identity"], device)
+    sizes = described["head_size"], config.head_size
+    tensors = {name: resize_heads(name, tensor, module.heads, *sizes) for name, tensor in tensors.items()}
+    check_shapes(folder / f"rank{rank}.safetensors", tensors, module)
     module.load_state_dict(tensors, assign=True)
-    return module.eval()
+    return module.to(dtype).eval()
+
+
+def read_shard(path: Path, rank: int, identity: str, device: str) -> dict[str, Tensor]:
+    """The tensors in `path`, which has to be rank `rank` of the model that config.json identifies."""
+    with open_weights(path) as weights:
+        found = weights.metadata() or {}
+    if found.get("identity") != identity:
+        raise InputError(
+            f"{path}: expected a shard of model {identity} (config.json), found one of {found.get('identity')}; "
+            "shard again"
+        )
+    if found.get("rank") != str(rank):
+        raise InputError(f"{path}: expected rank {rank}, found rank {found.get('rank')}; shard again")
+    return load_file(path, device=device)

@@ -16,11 +16,11 @@ from krakenlm.files import write_table
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import run_ranks
+from krakenlm.inference.shards import random_rank
 from krakenlm.latency import statistics
 from krakenlm.machine import refuse_missing_ranks
-from krakenlm.models.blocks import INITIAL_STD
 from krakenlm.models.collectives import Collectives
-from krakenlm.models.sizing import kraken_width, kv_bytes_per_token, parameter_count
+from krakenlm.models.sizing import kv_bytes_per_token, parameter_count, sizes_of
 
 COLUMNS = [
     "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs",
@@ -113,15 +113,6 @@ def measure_ttft(
     return write_table(out_csv, rows, COLUMNS)
 
 
-def sizes_of(architecture: str, width: int, n_head: int, tp: int) -> dict:
-    """Width and heads of an architecture of the standard model's size; a Kraken has a split per rank, two at least."""
-    if architecture != "kraken":
-        return {"architecture": architecture, "width": width, "n_head": n_head}
-    degree = max(tp, 2)
-    kraken, heads = kraken_width(width, n_head, degree, rule="head_size")
-    return {"architecture": architecture, "degree": degree, "width": kraken, "n_head": heads}
-
-
 def row_of(sizes: list[dict], times: dict, index: int, context: str, dtype: str) -> dict:
     """What one architecture's runs at one context say."""
     own = times["milliseconds"][context][index]
@@ -162,7 +153,10 @@ def time_on_rank(
     seed: int,
 ) -> dict:
     """Body of one rank: {context: [[milliseconds of each run] of each architecture]} and what the link gave."""
-    modules = [random_rank(each, comm, device, getattr(torch, dtype), seed) for each in sizes]
+    modules = [
+        random_rank(models.config_from_dict(each), comm.rank, comm.world, seed, device, getattr(torch, dtype))
+        for each in sizes
+    ]
     milliseconds, link_gbit, machine_state = {}, {}, {}
     standard = index_of_standard(sizes)
 
@@ -187,20 +181,6 @@ def time_on_rank(
         link_gbit[str(context)] = measure_link(message, comm, device)
     link = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else "gloo over loopback"
     return {"milliseconds": milliseconds, "link_gbit": link_gbit, "machine": machine_state, "link": link}
-
-
-def random_rank(sizes: dict, comm: Collectives, device: str, dtype: torch.dtype, seed: int) -> torch.nn.Module:
-    """One rank of a model with random weights, drawn on the device."""
-    with torch.device("meta"):
-        module = models.build_rank(models.config_from_dict(sizes), comm.rank, comm.world).to(dtype)
-    module = module.to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        if "norm" in name:
-            parameter.fill_(1)
-        else:
-            parameter.normal_(std=INITIAL_STD, generator=generator)
-    return module.eval()
 
 
 def interleave(

@@ -321,6 +321,24 @@ def part(tensor: Tensor, dim: int, rank: int, world: int, segments: tuple[int, .
     return torch.cat([piece.chunk(world, dim=dim)[rank] for piece in pieces], dim=dim)
 
 
+def share(name: str, tensor: Tensor, width: int, rank: int, world: int, stacked: bool = False) -> Tensor:
+    """A rank's share of a tensor of Attention, MLP, LayerNorm or Embedding, by its name.
+
+    Rows of what leads into heads (q, k, v of `width` each) and hidden units, columns of what leads out of them.
+    With `stacked` weights have a dimension for splits before all others.
+    """
+    rows = int(stacked)
+    if ".qkv." in name:
+        return part(tensor, rows, rank, world, (width,) * 3)
+    if ".up." in name or name == "embedding.head":
+        return part(tensor, rows, rank, world)
+    if name.endswith((".out.weight", ".down.weight")):
+        return part(tensor, rows + 1, rank, world)
+    if name.endswith((".out.bias", ".down.bias")):
+        return once(tensor, rank)
+    return tensor
+
+
 def once(bias: Tensor, rank: int) -> Tensor:
     """The bias behind a product whose parts are summed over ranks: rank 0 adds it, the others add nothing."""
     return bias if rank == 0 else torch.zeros_like(bias)

@@ -1,19 +1,38 @@
 """What a tensor-parallel forward asks of its ranks: the contract, and its smallest implementation."""
 
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-# `world`: all ranks. Ranks that share one split, and ranks that hold the same part of different splits, get their
-# groups (`split`, `across`) with the first engine that spreads a split over several ranks.
-Group = Literal["world"]
+
+class Group(NamedTuple):
+    """Which ranks a collective joins, where each `parts` consecutive ranks hold one split together.
+
+    `world`: all of them; `split`: those that share the rank's split; `across`: those that hold the same part of
+    another split.
+    """
+
+    name: Literal["world", "split", "across"]
+    parts: int = 1
+
+    def ranks(self, rank: int, world: int) -> range:
+        """The ranks that `rank` is joined with, itself among them, in ascending order."""
+        if self.name == "world":
+            return range(world)
+        if self.name == "split":
+            first = rank // self.parts * self.parts
+            return range(first, first + self.parts)
+        return range(rank % self.parts, world, self.parts)
+
+
+WORLD = Group("world")
 
 
 class Pending(Protocol):
     """A collective that has been started."""
 
     def wait(self) -> Tensor:
-        """The result, in a buffer of its own; blocks the stream that needs it and nothing else."""
+        """The result, in another buffer unless the rank is alone; blocks the stream that needs it and nothing else."""
 
 
 class Collectives(Protocol):
@@ -26,11 +45,11 @@ class Collectives(Protocol):
     rank: int
     world: int
 
-    def all_reduce(self, x: Tensor, group: Group = "world") -> Pending:
-        """Sum of every rank's `x`, which has the same shape on all."""
+    def all_reduce(self, x: Tensor, group: Group = WORLD) -> Pending:
+        """Sum of `x` over the ranks of `group`; it has the same shape on all."""
 
-    def all_gather(self, x: Tensor, dim: int, group: Group = "world") -> Pending:
-        """Every rank's `x`, concatenated along `dim` in the order of ranks."""
+    def all_gather(self, x: Tensor, dim: int, group: Group = WORLD) -> Pending:
+        """`x` of the ranks of `group`, concatenated along `dim` in the order of ranks."""
 
 
 class Done:
@@ -48,10 +67,10 @@ class Alone:
 
     rank, world = 0, 1
 
-    def all_reduce(self, x: Tensor, group: Group = "world") -> Done:
+    def all_reduce(self, x: Tensor, group: Group = WORLD) -> Done:
         return Done(x)
 
-    def all_gather(self, x: Tensor, dim: int, group: Group = "world") -> Done:
+    def all_gather(self, x: Tensor, dim: int, group: Group = WORLD) -> Done:
         return Done(x)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from krakenlm.errors import InputError
 from krakenlm.models import blocks
 from krakenlm.models.blocks import ALL, MLP, Attention, Cache, Embedding, LayerNorm, Linear
-from krakenlm.models.collectives import ALONE, Collectives
+from krakenlm.models.collectives import ALONE, Collectives, Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,37 +36,42 @@ class Config(blocks.Config):
 
 
 class Layer(nn.Module):
-    """One layer of `splits` of the N splits."""
+    """One layer of `splits` of the N splits, or one of `parts` equal shares of a single split's heads and units."""
 
-    def __init__(self, config: Config, splits: int) -> None:
+    def __init__(self, config: Config, splits: int, parts: int) -> None:
         super().__init__()
+        heads, hidden = config.heads_per_split // parts, config.ffn_expansion * config.width // parts
         self.norm1 = LayerNorm(config.width, splits, config.bias)
-        self.attention = Attention(config.width, config.heads_per_split, config.head_size, splits, config.bias)
+        self.attention = Attention(config.width, heads, config.head_size, splits, config.bias)
         self.norm2 = LayerNorm(config.width, splits, config.bias)
-        self.mlp = MLP(config.width, config.ffn_expansion * config.width, splits, config.bias)
+        self.mlp = MLP(config.width, hidden, splits, config.bias)
 
 
 class Kraken(nn.Module):
-    """The splits of rank `rank` of `world`; with world 1 all of them, as they are trained.
+    """Rank `rank` of `world`; with world 1 the whole model, as it is trained.
+
+    With fewer ranks than splits a rank has several whole splits. With more, `parts` ranks share one split: each has
+    its stream x_i whole and a share of its heads and hidden units, and two more AllReduces a layer join the shares.
 
     Raises:
-        InputError: the splits do not divide evenly over the ranks.
+        InputError: splits, or heads of one, do not divide evenly over the ranks.
     """
 
     Config = Config
 
     def __init__(self, config: Config, rank: int = 0, world: int = 1) -> None:
         super().__init__()
-        if config.degree % world:
-            works = ", ".join(str(n) for n in range(1, config.degree + 1) if config.degree % n == 0)
-            raise InputError(
-                f"tp: expected a divisor of the degree ({config.degree}: {works}), found {world}; choose one"
-            )
-        self.config, self.splits, self.heads = config, config.degree // world, config.heads_per_split
+        check_world(config, world)
+        self.parts = max(1, world // config.degree)
+        self.within, self.across = Group("split", self.parts), Group("across", self.parts)
+        self.config, self.splits = config, max(1, config.degree // world)
+        self.heads = config.heads_per_split // self.parts
         self.embedding = Embedding(config, rank, world)
-        self.layers = nn.ModuleList(Layer(config, self.splits) for _ in range(config.n_layer))
+        self.layers = nn.ModuleList(Layer(config, self.splits, self.parts) for _ in range(config.n_layer))
         # W by its column blocks: W [x_1; ...; x_N] = sum over i of W_i x_i, so each rank multiplies its own.
-        self.merge = Linear(config.width, config.width, self.splits)
+        share = config.width // self.parts
+        self.merged = slice(rank % self.parts * share, (rank % self.parts + 1) * share)
+        self.merge = Linear(share, config.width, self.splits)
         self.merge_bias = nn.Parameter(torch.empty(config.width)) if config.bias else None
         self.norm = LayerNorm(config.width, bias=config.bias)
 
@@ -81,15 +86,15 @@ class Kraken(nn.Module):
         x_NBTD = self.embedding(tokens_BT, cache).expand(self.splits, -1, -1, -1)
         pending = None
         for index, layer in enumerate(self.layers):
-            a_NBTD = layer.attention(layer.norm1(x_NBTD), cache, index)
+            a_NBTD = comm.all_reduce(layer.attention(layer.norm1(x_NBTD), cache, index), self.within).wait()
             h_NBTD = x_NBTD + a_NBTD
             mlp_input = h_NBTD if pending is None else pending.wait() + a_NBTD
-            x_NBTD = h_NBTD + layer.mlp(layer.norm2(mlp_input))
+            x_NBTD = h_NBTD + comm.all_reduce(layer.mlp(layer.norm2(mlp_input)), self.within).wait()
             if index + 1 < len(self.layers):
-                pending = comm.all_reduce(over_splits(x_NBTD))
+                pending = comm.all_reduce(over_splits(x_NBTD), self.across)
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
-        y_BPD = comm.all_reduce(over_splits(self.merge(x_NBTD[:, :, at]))).wait()
+        y_BPD = comm.all_reduce(over_splits(self.merge(x_NBTD[:, :, at, self.merged]))).wait()
         if self.merge_bias is not None:
             y_BPD = y_BPD + self.merge_bias
         return self.embedding.logits(self.norm(y_BPD), comm)
@@ -100,7 +105,35 @@ def over_splits(x_NBTD: Tensor) -> Tensor:
     return x_NBTD[0] if len(x_NBTD) == 1 else x_NBTD.sum(0)
 
 
+def check_world(config: Config, world: int) -> None:
+    """Refuse a number of ranks over which neither splits nor the heads of one divide evenly.
+
+    Raises:
+        InputError: naming the numbers that work.
+    """
+    works = [n for n in range(1, config.degree + 1) if config.degree % n == 0]
+    works += [n * config.degree for n in range(2, config.heads_per_split + 1) if config.heads_per_split % n == 0]
+    if world not in works:
+        raise InputError(
+            f"tp: expected a divisor of the degree ({config.degree}), or a multiple of it that divides n_head "
+            f"({config.n_head}): {', '.join(map(str, works))}; found {world}; choose one"
+        )
+
+
 def shard(read: Callable[[str], Tensor], names: list[str], config: Config, rank: int, world: int) -> dict[str, Tensor]:
-    """A rank's tensors: whole splits."""
-    parted = ("layers.", "merge.", "embedding.head")
-    return {name: blocks.part(read(name), 0, rank, world) if name.startswith(parted) else read(name) for name in names}
+    """A rank's tensors: whole splits, or a share of one split's heads and hidden units."""
+    parts = max(1, world // config.degree)
+    split, place, ranks = rank // parts, rank % parts, world // parts
+    tensors = {}
+    for name in names:
+        tensor = read(name)
+        if name == "embedding.head":
+            tensor = blocks.part(tensor, 0, rank, world)
+        elif name.startswith(("layers.", "merge.")):
+            tensor = blocks.part(tensor, 0, split, ranks)
+            if name == "merge.weight":
+                tensor = blocks.part(tensor, 2, place, parts)
+            else:
+                tensor = blocks.share(name, tensor, config.width, place, parts, stacked=True)
+        tensors[name] = tensor
+    return tensors

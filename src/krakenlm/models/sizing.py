@@ -10,6 +10,16 @@ from dataclasses import dataclass
 
 STANDARD_FFN_EXPANSION, KRAKEN_FFN_EXPANSION = 4, 2
 FLOAT32 = 4  # bytes
+# The shapes that the paper times, as standard models: GPT-3's (arXiv 2005.14165, table 2.1; its 1.3B has 24 heads of
+# 128 there, which do not make 2048: 16 do) and LLaMA's of 65B (arXiv 2302.13971, table 2). The paper's own table is not
+# available, so these are assumed.
+SHAPES = {
+    "1.3b": {"n_layer": 24, "width": 2048, "n_head": 16},
+    "6.7b": {"n_layer": 32, "width": 4096, "n_head": 32},
+    "13b": {"n_layer": 40, "width": 5120, "n_head": 40},
+    "65b": {"n_layer": 80, "width": 8192, "n_head": 64},
+    "175b": {"n_layer": 96, "width": 12288, "n_head": 96},
+}
 
 
 def splits(sizes: Mapping) -> int:
@@ -49,6 +59,28 @@ def parameter_count(sizes: Mapping) -> int:
         layer += bias_parameters_per_layer(sizes)
     merge = n * width**2 + (width if bias else 0) if sizes["architecture"] == "kraken" else 0
     return embedding + head + sizes["n_layer"] * layer + merge + norm
+
+
+def rank_parameter_count(sizes: Mapping, world: int) -> int:
+    """Parameters on the fullest of `world` ranks, from which its memory for weights follows.
+
+    Token and position embeddings are whole on every rank, and so is a tied head, which is the token embedding; an
+    untied head is split by vocabulary. Heads and hidden units are split; LayerNorms and the biases behind sums are not.
+    """
+    width, bias = sizes["width"], sizes.get("bias", False)
+    n, norms = max(1, splits(sizes) // world), 1 if sizes["architecture"] == "parallel" else 2
+    norm = width * (2 if bias else 1)
+    count = (sizes["vocab_size"] + sizes["block_size"]) * width + norm
+    if not sizes.get("tied", True):
+        count += -(-sizes["vocab_size"] // world) * width
+    layer = matrix_parameters_per_layer(sizes) // world + n * norms * norm
+    if bias:
+        back = (1 if sizes["architecture"] == "parallel" else 2) * n * width
+        inward = splits(sizes) * (3 + ffn_expansion(sizes)) * width // world
+        layer += inward + back
+    if sizes["architecture"] == "kraken":
+        count += splits(sizes) * width**2 // world + (width if bias else 0)
+    return count + sizes["n_layer"] * layer
 
 
 def forward_flops_per_token(sizes: Mapping, context: int) -> float:
@@ -148,6 +180,15 @@ def kraken_width(standard_width: int, standard_heads: int, degree: int, rule: st
         return per_split * head_size, per_split * degree
     per_split = standard_heads // degree
     return max(1, round(exact / per_split)) * per_split, standard_heads
+
+
+def sizes_of(architecture: str, width: int, n_head: int, tp: int) -> dict:
+    """Width and heads of an architecture of the standard model's size; a Kraken has a split per rank, two at least."""
+    if architecture != "kraken":
+        return {"architecture": architecture, "width": width, "n_head": n_head}
+    degree = max(tp, 2)
+    kraken, heads = kraken_width(width, n_head, degree, rule="head_size")
+    return {"architecture": architecture, "degree": degree, "width": kraken, "n_head": heads}
 
 
 def kraken_width_for_total(parameters: int, sizes: Mapping) -> int:

@@ -65,16 +65,4 @@ class Standard(nn.Module):
 
 def shard(read: Callable[[str], Tensor], names: list[str], config: Config, rank: int, world: int) -> dict[str, Tensor]:
     """A rank's tensors: rows of what leads into heads and hidden units, columns of what leads out of them."""
-    tensors = {}
-    for name in names:
-        tensor = read(name)
-        if ".qkv." in name:
-            tensor = blocks.part(tensor, 0, rank, world, (config.width,) * 3)
-        elif ".up." in name or name == "embedding.head":
-            tensor = blocks.part(tensor, 0, rank, world)
-        elif name.endswith((".out.weight", ".down.weight")):
-            tensor = blocks.part(tensor, 1, rank, world)
-        elif name.endswith((".out.bias", ".down.bias")):
-            tensor = blocks.once(tensor, rank)
-        tensors[name] = tensor
-    return tensors
+    return {name: blocks.share(name, read(name), config.width, rank, world) for name in names}
