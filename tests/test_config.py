@@ -64,7 +64,8 @@ def test_strings_of_the_command_line_become_what_was_typed():
         ({"models": {"x": {"from": "./nowhere"}}}, r"models.x.from: expected a path that exists or a name on the hub"),
         ({"models": {"x": {"from": str(ROOT)}}}, r"models.x.from: .* found .* without a config.json"),
         ({"training": {"micro_batch": 7}}, r"training.batch_sequences: expected a multiple.*nearest are 7 and 14"),
-        ({"training": {"warmup_steps": 10**6}}, r"training.warmup_steps: expected fewer than steps"),
+        ({"training": {"gpus": 3, "micro_batch": 1}}, r"training.gpus: .*divides the 8 micro-batches.*: 2 and 4$"),
+        ({"training": {"warmup_steps": 10**6}}, r"training.warmup_steps: expected 0 to below steps"),
         ({"text": {"source": "files"}}, r"text.files: expected a value for text.source 'files'"),
         ({"text": {"source": "files", "files": [str(ROOT)]}}, r"text.files\[0\]: expected a file, found the folder"),
         (

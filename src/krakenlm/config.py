@@ -187,6 +187,8 @@ def check(config: Mapping) -> None:
     Raises:
         InputError: naming the key.
     """
+    from krakenlm.training.recipe import Recipe
+
     check_text(config["text"])
     superglue = config["evaluation"]["superglue"]
     require(superglue, SUPERGLUE_KEYS[superglue["source"]], "evaluation.superglue")
@@ -197,7 +199,7 @@ def check(config: Mapping) -> None:
             check_import(f"models.{name}", model)
             continue
         check_model(f"models.{name}", model)
-        check_recipe(f"models.{name}.training" if model.get("training") else "training", recipe(config, name))
+        Recipe.from_dict(recipe(config, name), f"models.{name}.training" if model.get("training") else "training")
         watching = sorted(set(model.get("training", {})) & set(WATCHING))
         if watching:
             raise InputError(
@@ -312,22 +314,6 @@ def check_heads(key: str, width: int, n_head: int, degree: int) -> None:
         )
 
 
-def check_recipe(key: str, values: Mapping) -> None:
-    """Check what has to fit within a merged recipe; its keys and types the schema has checked."""
-    together = values["micro_batch"] * max(1, values["gpus"])
-    if values["batch_sequences"] % together:
-        low = max(together, values["batch_sequences"] // together * together)
-        raise InputError(
-            f"{key}.batch_sequences: expected a multiple of micro_batch x devices ({together}), found "
-            f"{values['batch_sequences']}; the nearest are {low} and {low + together}"
-        )
-    if values["warmup_steps"] >= values["steps"]:
-        raise InputError(
-            f"{key}.warmup_steps: expected fewer than steps ({values['steps']}), found {values['warmup_steps']}; "
-            "lower one or raise the other"
-        )
-
-
 def recipe(config: Mapping, model: str) -> dict:
     """The training recipe of a model: `training` with the model's own keys over it."""
     return merge(config["training"], config["models"][model].get("training", {}))
@@ -398,7 +384,10 @@ def corpus_folder(config: Mapping) -> str:
 
 
 # Keys of a recipe that change how a run is watched or how fast it is, never what its weights become.
-WATCHING = ("log_every_steps", "checkpoint_every_steps", "validate_every_steps", "validation_windows")
+WATCHING = (
+    "log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "validate_every_steps",
+    "validation_windows",
+)  # fmt: skip
 
 
 def model_fingerprint(config: Mapping, model: str) -> str:

@@ -1,4 +1,11 @@
 import pytest
+from small_run import write_text
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """(tokens folder, tokenizer.json) of a few hundred short documents."""
+    return write_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture
@@ -22,6 +29,7 @@ def paper():
         "threads": 8,
         "log_every_steps": 10,
         "checkpoint_every_steps": 1000,
+        "checkpoint_every_minutes": 15,
         "validate_every_steps": 2000,
         "validation_windows": 200,
     }

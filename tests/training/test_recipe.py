@@ -39,8 +39,13 @@ def test_the_last_step_is_logged_validated_and_saved_wherever_it_falls(paper):
 @pytest.mark.parametrize(
     ("change", "key", "hint"),
     [
-        ({"batch_sequences": 490}, "training.batch_sequences", "nearest: 480 and 512"),
-        ({"batch_sequences": 16}, "training.batch_sequences", "nearest: 32"),
+        ({"batch_sequences": 490}, "training.batch_sequences", "nearest are 488 and 492"),
+        ({"batch_sequences": 3}, "training.batch_sequences", "nearest are 4 and 8"),
+        ({"gpus": 7}, "training.gpus", "divides the 120 micro-batches of an update"),
+        ({"gpus": 7}, "training.gpus", "nearest: 6 and 8"),
+        ({"gpus": 121}, "training.gpus", "nearest: 120"),
+        ({"gpus": 0, "devices": 16}, "training.devices", "nearest: 15 and 20"),
+        ({"checkpoint_every_minutes": 0}, "training.checkpoint_every_minutes", "above 0"),
         ({"steps": 0}, "training.steps", "at least 1"),
         ({"steps": 10.5}, "training.steps", "type int"),
         ({"compile": 1}, "training.compile", "type bool"),

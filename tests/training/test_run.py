@@ -1,70 +1,16 @@
 """Training end to end at the smallest size: exact, resumable, and never another run's."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from small_run import MODEL, RECIPE, train, untimed
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.text.store import tokenize
-from krakenlm.text.tokenizer import train_tokenizer
 from krakenlm.training import run
 from krakenlm.training.checkpoints import saved
 from krakenlm.training.record import Record
-
-MODEL = {"architecture": "kraken", "degree": 2, "n_layer": 2, "n_head": 2, "width": 16, "block_size": 16}
-RECIPE = {
-    "steps": 12,
-    "batch_sequences": 4,
-    "micro_batch": 2,
-    "learning_rate": 1e-2,
-    "warmup_steps": 2,
-    "final_learning_rate_share": 0.1,
-    "weight_decay": 0.1,
-    "beta1": 0.9,
-    "beta2": 0.95,
-    "clip": 1.0,
-    "precision": "32-true",
-    "compile": False,
-    "fused": True,
-    "gpus": 0,
-    "threads": 1,
-    "log_every_steps": 1,
-    "checkpoint_every_steps": 4,
-    "validate_every_steps": 4,
-    "validation_windows": 4,
-}
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """(tokens folder, tokenizer.json) of a few hundred short documents."""
-    folder = tmp_path_factory.mktemp("text")
-    corpus = folder / "corpus"
-    corpus.mkdir()
-    for split, numbers in {"train": range(300), "val": range(300, 340)}.items():
-        lines = [json.dumps({"text": f"The number {n} comes before the number {n + 1}."}) for n in numbers]
-        (corpus / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    (corpus / "corpus.json").write_text(json.dumps({"source": "files", "data": "numbers"}))
-    train_tokenizer(corpus, 300, folder / "tokenizer.json")
-    tokenize(corpus, folder / "tokenizer.json", folder / "tokens")
-    return folder / "tokens", folder / "tokenizer.json"
-
-
-def train(text, out, **changes):
-    run.train(*text, MODEL, RECIPE | changes, 0, out)
-
-
-def untimed(out):
-    metrics = json.loads((out / "metrics.json").read_text())
-    metrics.pop("timings")
-    metrics.pop("hardware")
-    return metrics, (out / "model.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +87,7 @@ def test_accumulation_changes_the_bits_but_not_the_mathematics(text, undisturbed
 
 
 def test_a_loss_that_is_no_longer_finite_stops_the_run_with_the_step_and_the_last_good_checkpoint(
-    text, tmp_path, monkeypatch
+    text, undisturbed, tmp_path, monkeypatch
 ):
     from krakenlm.training import module
 
@@ -152,8 +98,43 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run_with_the_step_and_the_las
         return loss(network, windows_BW) * (float("nan") if len(calls) > 14 else 1)
 
     monkeypatch.setattr(module, "next_token_loss", poisoned)
-    with pytest.raises(InputError, match=r"training: loss nan .* at step \d+.*step-00000004\.ckpt"):
+    with pytest.raises(InputError, match=r"training: loss nan .* at step 5.*step-00000004\.ckpt"):
         train(text, tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"stopped\.json: an earlier attempt found loss nan .* at step 5"):
+        train(text, tmp_path)
+    (tmp_path / "checkpoints" / "stopped.json").unlink()
+    train(text, tmp_path)
+    assert untimed(tmp_path) == untimed(undisturbed)
+
+
+def test_a_gradient_that_overflows_stops_the_run_though_the_loss_is_finite(text, tmp_path, monkeypatch):
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def overflowing(parameters, *rest):
+        parameters = list(parameters)
+        parameters[0].grad[0, 0] = float("inf")
+        return clip(parameters, *rest)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", overflowing)
+    with pytest.raises(InputError, match=r"gradient norm inf at step 0, .*last good checkpoint: none yet"):
+        train(text, tmp_path)
+
+
+def test_the_model_of_the_lowest_validation_loss_is_kept_and_loads(text, tmp_path):
+    train(text, tmp_path, learning_rate=1.0, warmup_steps=6, validate_every_steps=1)  # it diverges after a while
+    losses = {point["step"]: point["loss"] for point in untimed(tmp_path)[0]["validation"]}
+    best = json.loads((tmp_path / "checkpoints" / "best" / "metrics.json").read_text())
+    assert best["step"] == min(losses, key=losses.get) < 12
+    assert best["validation_loss"] == min(losses.values())
+    kept, last = (models.load_model(folder) for folder in (tmp_path / "checkpoints" / "best", tmp_path))
+    assert not torch.equal(kept.embedding.tokens, last.embedding.tokens)
+
+
+def test_minutes_save_where_steps_do_not_and_only_the_last_two_stay(text, undisturbed, tmp_path):
+    train(text, tmp_path, checkpoint_every_minutes=1e-9, checkpoint_every_steps=1000)
+    assert [path.name for path in saved(tmp_path / "checkpoints")] == ["step-00000013.ckpt", "step-00000012.ckpt"]
+    assert untimed(tmp_path) == untimed(undisturbed)
 
 
 def test_what_was_trained_loads_and_has_the_tokens_vocabulary(text, undisturbed):
@@ -167,20 +148,3 @@ def test_too_short_a_text_and_a_wrong_vocabulary_are_refused(text, tmp_path):
         run.train(*text, MODEL | {"block_size": 100_000}, RECIPE, 0, tmp_path)
     with pytest.raises(InputError, match="vocab_size: expected 320, the vocabulary of the tokens, found 64"):
         run.train(*text, MODEL | {"vocab_size": 64}, RECIPE, 0, tmp_path)
-
-
-def test_two_processes_share_a_batch_and_learn_what_one_learns(text, undisturbed, tmp_path):
-    """DDP over gloo, from the command line: the global batch is the recipe's, whatever the number of devices."""
-    tokens, tokenizer = text
-    command = [Path(sys.executable).parent / "krakenlm", "train", "--tokens", tokens, "--tokenizer", tokenizer]
-    command += ["--model", json.dumps(MODEL), "--recipe", json.dumps(RECIPE | {"devices": 2})]
-    result = subprocess.run(
-        [*map(str, command), "--seed", "0", "--out", str(tmp_path / "out")],
-        env=os.environ | {"WANDB_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    expected = [point["loss"] for point in untimed(undisturbed)[0]["curve"]]
-    assert [point["loss"] for point in untimed(tmp_path / "out")[0]["curve"]] == pytest.approx(expected, rel=1e-3)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from krakenlm.errors import InputError
-from krakenlm.files import writing
-from krakenlm.training.recipe import Recipe
+from krakenlm.files import read_json, write_json, writing
 
 KEPT = 2
+STOPPED = "stopped.json"
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -23,24 +22,6 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with writing(path) as temporary:
             torch.save(checkpoint, temporary)
-
-
-class Checkpoints(Checkpoint):
-    """Saves at the recipe's steps under `directory`, keeps the last two, and puts the run's identity into each."""
-
-    def __init__(self, directory: Path, recipe: Recipe, identity: str) -> None:
-        self.directory, self.recipe, self.identity = directory, recipe, identity
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (batch_idx + 1) % self.recipe.accumulation or not self.recipe.saves(trainer.global_step - 1):
-            return
-        # Every rank takes part; the first one writes.
-        trainer.save_checkpoint(self.directory / f"step-{trainer.global_step:08d}.ckpt")
-        if trainer.is_global_zero:
-            prune(self.directory, trainer.global_step)
-
-    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["identity"] = self.identity
 
 
 def updates_done(path: Path) -> int:
@@ -54,9 +35,12 @@ def saved(directory: Path) -> list[Path]:
 
 
 def prune(directory: Path, newest: int) -> None:
-    """Remove all but the last two up to update `newest`; what lies beyond it was found damaged on resuming."""
+    """Remove all but the last two up to update `newest`, and what writers that were killed left unfinished.
+
+    What lies beyond `newest` was found damaged on resuming.
+    """
     beyond = [path for path in saved(directory) if updates_done(path) > newest]
-    for path in beyond + saved(directory)[len(beyond) + KEPT :]:
+    for path in beyond + saved(directory)[len(beyond) + KEPT :] + list(directory.glob(".step-*.part")):
         path.unlink()
 
 
@@ -105,3 +89,25 @@ def newest_intact(directory: Path, identity: str) -> tuple[Path | None, int]:
             f"delete {directory} to train from the start"
         )
     return None, 0
+
+
+def note_stop(directory: Path, step: int, found: str) -> str:
+    """Note beside the checkpoints that `found` stopped the run at `step`; returns the whole story."""
+    last_good = next((path for path in saved(directory) if not damage(path)), "none yet")
+    story = f"{found} at step {step}, no longer finite; last good checkpoint: {last_good}"
+    write_json(directory / STOPPED, {"step": step, "story": story})
+    return story
+
+
+def refuse_stopped(directory: Path) -> None:
+    """Refuse to go on with a run that its own numbers stopped: a scheduler's retries would pay for the same end again.
+
+    Raises:
+        InputError: with what stopped it.
+    """
+    path = directory / STOPPED
+    if path.exists():
+        raise InputError(
+            f"{path}: an earlier attempt found {read_json(path)['story']}; lower training.learning_rate or raise "
+            "training.warmup_steps, or delete this file to try again from that checkpoint"
+        )

@@ -69,6 +69,8 @@ class LanguageModel(L.LightningModule):
 
     def take_pending(self) -> list[list[float]]:
         """[loss, gradient norm] of each update since the last call, the loss a mean over all devices."""
+        if not self.pending:
+            return []
         values = self.trainer.strategy.reduce(torch.stack(self.pending), reduce_op="mean").tolist()
         self.pending.clear()
         return values

@@ -1,6 +1,7 @@
 """The training recipe as checked data, and what follows from it by arithmetic alone: schedule, accumulation, events."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -38,59 +39,71 @@ class Recipe:
     threads: int  # of torch, per process
     log_every_steps: int = 10
     checkpoint_every_steps: int = 100
+    checkpoint_every_minutes: float = 15.0  # since the last checkpoint, whichever comes first
     validate_every_steps: int = 100
     validation_windows: int = 32
     devices: int = 0  # processes that share a batch; 0: one per GPU, one on CPU
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> "Recipe":
+    def from_dict(cls, values: Mapping, section: str = "training") -> "Recipe":
         """Check `values` key by key, then against one another.
 
         Raises:
-            InputError: naming the key as `training.<key>`.
+            InputError: naming the key as `<section>.<key>`.
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
                 raise InputError(
-                    f"training.{key}: unknown key; expected one of {', '.join(sorted(fields))}; remove or correct it"
+                    f"{section}.{key}: unknown key; expected one of {', '.join(sorted(fields))}; remove or correct it"
                 )
         for key, field in fields.items():
             if key in values:
-                check_type(key, values[key], field.type)
+                check_type(f"{section}.{key}", values[key], field.type)
             elif field.default is dataclasses.MISSING:
-                raise InputError(f"training.{key}: expected a value, found none; set it")
+                raise InputError(f"{section}.{key}: expected a value, found none; set it")
         values = dict(values)
         values["devices"] = values.get("devices") or max(1, values["gpus"])
         recipe = cls(**values)
-        recipe.check()
+        recipe.check(section)
         return recipe
 
-    def check(self) -> None:
+    def check(self, section: str) -> None:
+        def require(key: str, holds: bool, expected: str) -> None:
+            if not holds:
+                raise InputError(f"{section}.{key}: expected {expected}, found {getattr(self, key)!r}; correct it")
+
         for key in WHOLE_NUMBERS:
-            require(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
-        for key in ("learning_rate", "clip"):
-            require(key, getattr(self, key), getattr(self, key) > 0, "a number above 0")
+            require(key, getattr(self, key) >= 1, "at least 1")
+        for key in ("learning_rate", "clip", "checkpoint_every_minutes"):
+            require(key, getattr(self, key) > 0, "a number above 0")
         for key in ("beta1", "beta2"):
-            require(key, getattr(self, key), 0 <= getattr(self, key) < 1, "a number from 0 to below 1")
-        require("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
-        share = self.final_learning_rate_share
-        require("final_learning_rate_share", share, 0 <= share <= 1, "a number from 0 to 1")
-        require("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-        require("gpus", self.gpus, self.gpus >= 0, "at least 0")
-        require("devices", self.devices, self.devices >= 1, "at least 1")
+            require(key, 0 <= getattr(self, key) < 1, "a number from 0 to below 1")
+        require("weight_decay", self.weight_decay >= 0, "at least 0")
+        require("final_learning_rate_share", 0 <= self.final_learning_rate_share <= 1, "a number from 0 to 1")
+        require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        require("gpus", self.gpus >= 0, "at least 0")
+        require("devices", self.devices >= 1, "at least 1")
         if self.gpus:
-            require("devices", self.devices, self.devices == self.gpus, f"as many as gpus ({self.gpus})")
-        require(
-            "warmup_steps", self.warmup_steps, 0 <= self.warmup_steps < self.steps, f"0 to below steps ({self.steps})"
-        )
-        together = self.micro_batch * self.devices
-        if self.batch_sequences % together:
-            low = self.batch_sequences // together * together
-            nearest = f"{low} and {low + together}" if low else f"{together}"
+            require("devices", self.devices == self.gpus, f"as many as gpus ({self.gpus})")
+        require("warmup_steps", 0 <= self.warmup_steps < self.steps, f"0 to below steps ({self.steps})")
+        self.check_batch(section)
+
+    def check_batch(self, section: str) -> None:
+        """Refuse a batch that micro-batches do not divide, and a number of devices that these do not divide over."""
+        micro_batches, rest = divmod(self.batch_sequences, self.micro_batch)
+        if rest:
+            low = max(1, micro_batches) * self.micro_batch
             raise InputError(
-                f"training.batch_sequences: expected a multiple of micro_batch x devices "
-                f"({self.micro_batch} x {self.devices}), found {self.batch_sequences}; nearest: {nearest}"
+                f"{section}.batch_sequences: expected a multiple of micro_batch ({self.micro_batch}), found "
+                f"{self.batch_sequences}; the nearest are {low} and {low + self.micro_batch}"
+            )
+        if micro_batches % self.devices:
+            key = "gpus" if self.gpus else "devices"
+            raise InputError(
+                f"{section}.{key}: expected a number that divides the {micro_batches} micro-batches of an update "
+                f"({self.batch_sequences} sequences, {self.micro_batch} at once), found {self.devices}; the nearest: "
+                f"{' and '.join(map(str, nearest_divisors(micro_batches, self.devices)))}"
             )
 
     @property
@@ -120,9 +133,11 @@ def check_type(key: str, value: object, wanted: type) -> None:
     # An int may stand for a float; a bool, which Python counts as an int, may not.
     fits = type(value) is wanted or (wanted is float and type(value) is int)
     if not fits or (wanted is float and not math.isfinite(value)):
-        raise InputError(f"training.{key}: expected a value of type {wanted.__name__}, found {value!r}; correct it")
+        raise InputError(f"{key}: expected a value of type {wanted.__name__}, found {value!r}; correct it")
 
 
-def require(key: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise InputError(f"training.{key}: expected {expected}, found {value!r}; correct it")
+def nearest_divisors(number: int, wanted: int) -> list[int]:
+    """The largest divisor of `number` below `wanted` and, where there is one, the smallest above."""
+    below = max(divisor for divisor in range(1, min(wanted, number) + 1) if number % divisor == 0)
+    above = (divisor for divisor in range(wanted, number + 1) if number % divisor == 0)
+    return [below, *itertools.islice(above, 1)]

@@ -3,15 +3,19 @@
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from krakenlm.errors import InputError
-from krakenlm.training.checkpoints import damage, saved
+from krakenlm.models.sizing import training_flops_per_token
+from krakenlm.training.calibration import matrix_rate
+from krakenlm.training.checkpoints import note_stop
 from krakenlm.training.recipe import Recipe
 from krakenlm.training.windows import validation_starts
 
@@ -22,12 +26,15 @@ SECONDS_BETWEEN_REDRAWS = 0.2
 class Record(Callback):
     """Collects the curve, hands it to the loggers, and stops a run whose numbers are no longer finite.
 
-    A step's loss is that before its update; a step's validation loss is that after it.
+    A step's loss is that before its update; a step's validation loss is that after it. `model_config` is the model's
+    configuration, `checkpoints` the folder where they are looked for when a run stops.
     """
 
-    def __init__(self, recipe: Recipe, validation_tokens: np.ndarray, block_size: int, checkpoints: Path) -> None:
-        self.recipe, self.validation_tokens, self.block_size = recipe, validation_tokens, block_size
-        self.checkpoints = checkpoints
+    def __init__(self, recipe: Recipe, model_config: Mapping, validation_tokens: np.ndarray, checkpoints: Path) -> None:
+        self.recipe, self.validation_tokens, self.checkpoints = recipe, validation_tokens, checkpoints
+        self.block_size = model_config["block_size"]
+        self.tokens_per_step = recipe.batch_sequences * self.block_size
+        self.flops_per_token = training_flops_per_token(model_config)
         self.curve: list[dict] = []
         self.validation: list[dict] = []
         self.earlier_seconds = 0.0  # of the processes before this one, up to the checkpoint
@@ -49,10 +56,15 @@ class Record(Callback):
         starts = validation_starts(len(self.validation_tokens), self.block_size, self.recipe.validation_windows)
         return len(starts) * self.block_size
 
+    def setup(self, trainer: Any, module: Any, stage: str) -> None:
+        # Before the model is on the device, so that the matrices find room there.
+        dtype = torch.float32 if self.recipe.precision == "32-true" else torch.bfloat16
+        self.peak = matrix_rate(trainer.strategy.root_device, dtype) * trainer.world_size
+
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self.started = time.perf_counter()
-        self.first_step = trainer.global_step
-        self.progress = Progress(self.recipe, self.first_step, self.block_size) if trainer.is_global_zero else None
+        self.started = self.taken = time.perf_counter()
+        self.first_step = self.next_step = trainer.global_step
+        self.progress = Progress(self.recipe.steps, self.first_step) if trainer.is_global_zero else None
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % self.recipe.accumulation:
@@ -63,17 +75,22 @@ class Record(Callback):
             self.take(trainer, module, step)
         if recipe.validates(step):
             loss = module.validation_loss(self.validation_tokens, self.block_size)
+            if not math.isfinite(loss):
+                self.stop(trainer, step, f"validation loss {loss}")
             self.validation.append({"step": step, "loss": loss})
             log(trainer, step, {"validation/loss": loss, "validation/perplexity": perplexity(loss)})
-        if self.progress:
-            self.progress.show(step, self.curve[-1]["loss"])
+        if self.progress and self.next_step > self.first_step:
+            self.progress.show(step, self.curve[-1], self.speed)
 
     def take(self, trainer: Any, module: Any, step: int) -> None:
-        """Read the updates since the last reading; keep those that are to be logged."""
+        """Read the updates since the last reading, up to `step`; keep those that are to be logged."""
         values = module.take_pending()
+        if not values:
+            return
+        self.measure_speed(step)
         for earlier, (loss, norm) in enumerate(values, start=step - len(values) + 1):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                self.stop(earlier, loss, norm)
+                self.stop(trainer, earlier, f"loss {loss} and gradient norm {norm}")
             if not self.recipe.logs(earlier):
                 continue
             rate = self.recipe.rate(earlier)
@@ -83,20 +100,21 @@ class Record(Callback):
                 "train/perplexity": perplexity(loss),
                 "train/learning_rate": rate,
                 "train/gradient_norm": norm,
-                "train/tokens_per_second": self.tokens_per_second(step),
+                "train/tokens_per_second": self.speed[0],
+                "train/share_of_matrix_rate": self.speed[1],
             }
             log(trainer, earlier, metrics)
 
-    def stop(self, step: int, loss: float, norm: float) -> None:
-        last_good = next((str(path) for path in saved(self.checkpoints) if not damage(path)), "none yet")
-        raise InputError(
-            f"training: loss {loss} and gradient norm {norm} at step {step}, no longer finite; last good checkpoint: "
-            f"{last_good}; lower training.learning_rate or raise training.warmup_steps"
-        )
+    def measure_speed(self, step: int) -> None:
+        """Tokens per second since the last reading, and the share of the devices' matrix rate that their FLOPs are."""
+        now = time.perf_counter()
+        tokens_per_second = (step + 1 - self.next_step) * self.tokens_per_step / (now - self.taken)
+        self.taken, self.next_step = now, step + 1
+        self.speed = (tokens_per_second, tokens_per_second * self.flops_per_token / self.peak)
 
-    def tokens_per_second(self, step: int) -> float:
-        tokens = (step + 1 - self.first_step) * self.recipe.batch_sequences * self.block_size
-        return tokens / (time.perf_counter() - self.started)
+    def stop(self, trainer: Any, step: int, found: str) -> None:
+        story = note_stop(self.checkpoints, step, found) if trainer.is_global_zero else f"{found} at step {step}"
+        raise InputError(f"training: {story}; lower training.learning_rate or raise training.warmup_steps")
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         if self.progress:
@@ -116,36 +134,32 @@ def perplexity(loss: float) -> float:
 class Progress:
     """A bar on a terminal; elsewhere, where a bar would fill a log, a plain line every few seconds."""
 
-    def __init__(self, recipe: Recipe, first_step: int, block_size: int) -> None:
-        self.steps, self.first_step = recipe.steps, first_step
-        self.tokens_per_step = recipe.batch_sequences * block_size
+    def __init__(self, steps: int, first_step: int) -> None:
+        self.steps, self.first_step = steps, first_step
         self.started = self.shown = time.perf_counter()
         self.bar = None
         if sys.stderr.isatty():
-            self.bar = tqdm(total=recipe.steps + 1, initial=first_step, unit="step", desc="training", leave=True)
+            self.bar = tqdm(total=steps + 1, initial=first_step, unit="step", desc="training", leave=True)
         elif first_step:
-            print(f"training: going on at step {first_step} of {recipe.steps}", file=sys.stderr, flush=True)
+            print(f"training: going on at step {first_step} of {steps}", file=sys.stderr, flush=True)
 
-    def show(self, step: int, loss: float) -> None:
-        """Say that update `step` is done; `loss` is the last one read."""
+    def show(self, step: int, point: Mapping[str, float], speed: tuple[float, float]) -> None:
+        """Say that update `step` is done, with the curve's last point and the speed as they were last read."""
         now = time.perf_counter()
         pause = SECONDS_BETWEEN_REDRAWS if self.bar is not None else SECONDS_BETWEEN_LINES
         if now - self.shown < pause and step < self.steps:
             return
         self.shown = now
-        done = step + 1 - self.first_step
-        tokens_per_second = done * self.tokens_per_step / (now - self.started)
+        text = (
+            f"loss {point['loss']:.3f}, gradient norm {point['gradient_norm']:.2f}, "
+            f"learning rate {point['learning_rate']:.2e}, {speed[0]:,.0f} tokens/s, {speed[1]:.0%} of the matrix rate"
+        )
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+            self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(step + 1 - self.bar.n)
             return
-        left = (self.steps - step) * (now - self.started) / done
-        print(
-            f"training: step {step} of {self.steps}, loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s, "
-            f"{duration(left)} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        left = (self.steps - step) * (now - self.started) / (step + 1 - self.first_step)
+        print(f"training: step {step} of {self.steps}, {text}, {duration(left)} left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.bar is not None:

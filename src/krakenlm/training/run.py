@@ -1,26 +1,23 @@
 """One model trained from tokens to weights, or a broken-off training gone on with."""
 
-import contextlib
-import logging
-import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 
 from krakenlm import models
 from krakenlm.config import WATCHING, fingerprint
 from krakenlm.errors import InputError
-from krakenlm.files import write_json, writing
+from krakenlm.files import copy, write_json
 from krakenlm.machine import hardware
 from krakenlm.text.store import TokenStore
-from krakenlm.training.checkpoints import Checkpoints, WholeFiles, newest_intact
+from krakenlm.training.checkpoints import newest_intact, refuse_stopped
+from krakenlm.training.memory import explaining_memory
 from krakenlm.training.module import LanguageModel
 from krakenlm.training.recipe import Recipe
 from krakenlm.training.record import Record
+from krakenlm.training.saving import BestModel, Checkpoints
+from krakenlm.training.trainer import check_devices, make_trainer, quiet, reproducible
 from krakenlm.training.windows import TrainingWindows
 
 
@@ -47,7 +44,9 @@ def train(
         identity: hash of what determines the weights; kept, with a hash of the rest, in every checkpoint.
 
     Raises:
-        InputError: a key or file does not fit, a checkpoint is another run's, or the loss is no longer finite.
+        InputError: a key or file does not fit, a checkpoint is another run's, memory ran out, or the loss or the
+            gradient is no longer finite.
+        SystemExit: SIGTERM came; a checkpoint is saved, and a second call goes on from it.
     """
     out_dir, checkpoints = Path(out_dir), Path(out_dir) / "checkpoints"
     settings = Recipe.from_dict(recipe)
@@ -58,16 +57,21 @@ def train(
     for split, tokens in splits.items():
         check_length(tokens_dir, split, len(tokens), model_config["block_size"])
     identity = full_identity(identity, store, model_config, recipe, seed)
+    refuse_stopped(checkpoints)
     checkpoint, first_step = newest_intact(checkpoints, identity)
 
-    with reproducible(settings), quiet():
+    with reproducible(settings), quiet(), explaining_memory(model_config, settings):
         torch.manual_seed(seed)  # on the CPU and before any device is known, so devices do not change the weights
         network = models.build(model_config)
         if settings.compile:
             network.compile()
         module = LanguageModel(network, settings, seed)
-        record = Record(settings, splits["val"], model_config["block_size"], checkpoints)
-        callbacks = [record, Checkpoints(checkpoints, settings, identity)]
+        record = Record(settings, model_config, splits["val"], checkpoints)
+        callbacks = [
+            record,
+            BestModel(checkpoints / "best", settings, Path(tokenizer), record),
+            Checkpoints(checkpoints, settings, identity, record),
+        ]
         trainer = make_trainer(settings, out_dir, callbacks, logger)
         windows = TrainingWindows(
             splits["train"],
@@ -84,14 +88,6 @@ def train(
     if trainer.is_global_zero:
         write_outputs(out_dir, Path(tokenizer), network, settings, seed, record)
     trainer.strategy.barrier("outputs written")
-
-
-def check_devices(recipe: Recipe) -> None:
-    if recipe.gpus > torch.cuda.device_count():
-        raise InputError(
-            f"training.gpus: expected at most the {torch.cuda.device_count()} GPUs of this machine, found "
-            f"{recipe.gpus}; lower it (0: CPU)"
-        )
 
 
 def with_vocabulary(model_config: dict, store: TokenStore) -> dict:
@@ -120,66 +116,11 @@ def full_identity(identity: str, store: TokenStore, model_config: dict, recipe: 
     return fingerprint([identity, store.manifest, model_config, weights, seed])
 
 
-def make_trainer(recipe: Recipe, out_dir: Path, callbacks: list, logger: Any) -> L.Trainer:
-    return L.Trainer(
-        accelerator="gpu" if recipe.gpus else "cpu",
-        devices=recipe.devices,
-        strategy="ddp" if recipe.devices > 1 else "auto",
-        precision=recipe.precision,
-        max_steps=recipe.steps + 1,
-        max_epochs=-1,
-        accumulate_grad_batches=recipe.accumulation,
-        gradient_clip_val=recipe.clip,
-        callbacks=callbacks,
-        plugins=[WholeFiles()],
-        logger=logger or False,
-        default_root_dir=out_dir,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-
-
-@contextlib.contextmanager
-def reproducible(recipe: Recipe) -> Iterator[None]:
-    """The recipe's threads and, on CPU, deterministic algorithms; what was set before comes back afterwards."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.set_num_threads(recipe.threads)
-    if not recipe.gpus:
-        torch.use_deterministic_algorithms(True)
-        # Clearing every new tensor only serves code that reads memory it never wrote, and costs a pass each time.
-        torch.utils.deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out Lightning's banner, tips and advice; its errors still come through."""
-    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
-    levels = [item.level for item in loggers]
-    for item in loggers:
-        item.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        try:
-            yield
-        finally:
-            for item, level in zip(loggers, levels, strict=True):
-                item.setLevel(level)
-
-
 def write_outputs(
     out_dir: Path, tokenizer: Path, network: torch.nn.Module, recipe: Recipe, seed: int, record: Record
 ) -> None:
     """Everything a later stage reads; metrics.json comes last, so where it is the rest is too."""
-    with writing(out_dir / "tokenizer.json") as temporary:
-        shutil.copyfile(tokenizer, temporary)
+    copy(tokenizer, out_dir / "tokenizer.json")
     models.save_model(network, out_dir)
     tokens_per_step = recipe.batch_sequences * record.block_size
     seconds = record.total_seconds()
