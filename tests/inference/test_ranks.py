@@ -14,6 +14,7 @@ from krakenlm.inference.collectives import run_threads
 from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import RankError, run_ranks
 from krakenlm.inference.shards import load_rank, write_shards
+from krakenlm.models.blocks import ALL, LAST
 
 # 24 heads, which 1, 2, 3, 4 and 8 ranks share evenly, and a vocabulary that does not divide by 3.
 SMALL = {"n_layer": 2, "n_head": 24, "width": 48, "vocab_size": 128, "block_size": 1024}
@@ -55,35 +56,53 @@ def model(tmp_path, request):
     return write_model(request.param, tmp_path / "model")
 
 
-def prefill_then_decode(folder, comm):
-    """Logits of prompts of 1, 65 and 997 tokens, all positions at once, and of DECODED tokens after each."""
-    module = load_rank(folder, comm.rank, comm.world)
+def prefill_then_decode(module, comm):
+    """Logits after prompts of 1, 65 and 997 tokens and of DECODED tokens behind each: of every position, or, after the
+    long one, of the last of each step.
+    """
     found = []
-    for length in (1, 65, 997):
+    for length, at in ((1, ALL), (65, ALL), (997, LAST)):
         cache = Cache(module, batch=1, capacity=length + DECODED)
         steps = [LONG_TOKENS[:, :length], *LONG_TOKENS[:, length : length + DECODED].split(1, dim=1)]
-        found.append(torch.cat([module(step, comm, cache) for step in steps], dim=1))
+        found.append(torch.cat([module(step, comm, cache, at) for step in steps], dim=1))
     return found
 
 
 def check_against_the_whole_model(model, found):
     with torch.inference_mode():
         whole = models.load_model(model)(LONG_TOKENS)
-    for logits in found:
-        torch.testing.assert_close(logits, whole[:, : logits.shape[1]], rtol=1e-4, atol=1e-4)
+    for logits, positions in zip(found, (slice(0, 4), slice(0, 68), slice(996, 1000)), strict=True):
+        torch.testing.assert_close(logits, whole[:, positions], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("model", "tp"), CASES, indirect=["model"])
 def test_every_rank_has_the_whole_models_logits_in_prefill_and_decode(model, tp, tmp_path):
     write_shards(model, tmp_path / "shards", tp)
-    for found in run_threads(tp, lambda comm: prefill_then_decode(tmp_path / "shards", comm)):
+    for found in run_threads(tp, lambda comm: prefill_then_decode(load_rank(tmp_path / "shards", comm.rank, tp), comm)):
+        check_against_the_whole_model(model, found)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("chunks", [2, 3])
+@pytest.mark.parametrize("model", ["standard-bias-untied"], indirect=True)
+def test_a_prompt_in_chunks_has_the_same_logits(model, tp, chunks, tmp_path):
+    write_shards(model, tmp_path / "shards", tp)
+
+    def in_chunks(comm):
+        module = load_rank(tmp_path / "shards", comm.rank, tp)
+        module.chunks = chunks
+        return prefill_then_decode(module, comm)
+
+    for found in run_threads(tp, in_chunks):
         check_against_the_whole_model(model, found)
 
 
 def save_logits(comm, device, folders):
     """Body of a rank: what each engine says, in files."""
     for folder in folders:
-        torch.save(prefill_then_decode(folder, comm), f"{folder}/logits{comm.rank}.pt")
+        torch.save(
+            prefill_then_decode(load_rank(folder, comm.rank, comm.world), comm), f"{folder}/logits{comm.rank}.pt"
+        )
 
 
 def test_every_process_has_the_whole_models_logits_in_prefill_and_decode(importable, tmp_path):
@@ -122,6 +141,22 @@ def test_prompts_of_different_lengths_share_a_cache(model):
     for row, length in enumerate((7, 11)):
         alone = module(torch.cat([TOKENS[row : row + 1, :length], torch.tensor([[5 + row]])], dim=1))[:, -1]
         torch.testing.assert_close(logits[row], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("at", [ALL, LAST, slice(1, 3), torch.tensor([3, 0])])
+@pytest.mark.parametrize("model", ["parallel", "kraken-2way"], indirect=True)
+@torch.inference_mode()
+def test_positions_can_be_asked_for_behind_prefixes_of_different_lengths(model, at):
+    module = models.load_model(model)
+    more_BT = torch.arange(8).view(2, 4)
+    for lengths in ([7, 11], [11, 11]):
+        cache = Cache(module, batch=2, capacity=16)
+        module(TOKENS, cache=cache)
+        cache.set_lengths(lengths)
+        logits = module(more_BT, cache=cache, at=at)
+        for row, length in enumerate(lengths):
+            alone = module(torch.cat([TOKENS[row : row + 1, :length], more_BT[row : row + 1]], dim=1))[:, length:]
+            torch.testing.assert_close(logits[row : row + 1], alone[:, at], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", ["kraken-4way"], indirect=True)

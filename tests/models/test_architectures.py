@@ -196,7 +196,8 @@ def test_positions_that_are_asked_for_are_those_of_all_logits(name, tokens_BT):
     module = drawn(SIZES[name])
     whole = module(tokens_BT)
     torch.testing.assert_close(module(tokens_BT, at=slice(-1, None)), whole[:, -1:])
-    torch.testing.assert_close(module(tokens_BT, at=torch.tensor([3, 7])), whole[:, [3, 7]])
+    torch.testing.assert_close(module(tokens_BT, at=slice(2, 9, 3)), whole[:, 2:9:3])
+    torch.testing.assert_close(module(tokens_BT, at=torch.tensor([7, 3, -1])), whole[:, [7, 3, -1]])
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -241,7 +242,12 @@ def test_attention_in_blocks_of_queries_is_attention(length):
     q, k, v = torch.randn(3, 2, 3, length, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         blocked = causal_attention(q, k, v)
-    torch.testing.assert_close(blocked, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        last = causal_attention(q[:, :, -9:], k, v)
+        chosen = causal_attention(q[:, :, [5, 60]], k, v, torch.tensor([5, 60]))
+    whole = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(blocked, whole)
+    torch.testing.assert_close(last, whole[:, :, -9:])
+    torch.testing.assert_close(chosen, whole[:, :, [5, 60]])
 
 
 def test_initial_weights_have_the_papers_spread():
@@ -315,12 +321,17 @@ def test_what_backward_keeps_is_as_large_as_the_arithmetic_says(name):
     assert sum(size for size, _ in kept.values()) == pytest.approx(2 * 128 * saved_bytes_per_token(sizes, 4), rel=0.05)
 
 
-def test_prefill_asks_one_position_of_the_head():
-    sizes = {"architecture": "standard", "n_layer": 1, "n_head": 1, "width": 8, "vocab_size": 100, "block_size": 4}
-    # 12 D^2 for each of 4 tokens, attention over 1 + 2 + 3 + 4 of them twice, and the head once; a multiply-add is 2.
-    assert prefill_flops(sizes, 4) == 2 * (4 * 12 * 64 + 2 * 10 * 8 + 100 * 8)
+def test_prefill_asks_one_position_of_the_head_and_of_most_of_the_last_layer():
+    sizes = {"architecture": "standard", "n_layer": 2, "n_head": 1, "width": 8, "vocab_size": 100, "block_size": 4}
+    # A layer: 12 D^2 for each of 4 tokens, attention over 1 + 2 + 3 + 4 of them twice. The last one: k and v for each
+    # of 4 tokens, the other 10 D^2 once, attention from one token to 4 twice. The head once. A multiply-add is 2.
+    layer, last, head = 4 * 12 * 64 + 2 * 10 * 8, 4 * 2 * 64 + 10 * 64 + 2 * 4 * 8, 100 * 8
+    assert prefill_flops(sizes, 4) == 2 * (layer + last + head)
+    # Ladder's last layer adds its predecessor's MLP (8 D^2) behind its own attention.
+    assert prefill_flops(sizes | {"architecture": "ladder"}, 4) == 2 * (layer - 3 * 8 * 64 + last + head)
     kraken = sizes | {"architecture": "kraken", "degree": 2, "n_head": 2}
-    assert prefill_flops(kraken, 4) == 2 * (4 * 2 * 8 * 64 + 2 * 2 * 10 * 8 + 2 * 64 + 100 * 8)
+    layer, last = 2 * (4 * 8 * 64 + 2 * 10 * 8), 2 * (4 * 2 * 64 + 6 * 64 + 2 * 4 * 8)
+    assert prefill_flops(kraken, 4) == 2 * (layer + last + 2 * 64 + head)
 
 
 def test_memory_of_training_by_hand():

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 
 from krakenlm.errors import InputError
 
@@ -23,7 +24,8 @@ CPU_QUERIES = 64
 # pads them to a multiple of 8 by itself before it calls its flash kernel (ATen/native/transformers/attention.cpp).
 ALIGNMENT = {"cuda": 8}
 
-# Positions whose logits are wanted.
+# Positions whose logits are wanted. Nothing that these do not need is computed in a model's last layer: all of its keys
+# and values, but queries, and whatever follows attention, at these positions alone.
 LAST, ALL = slice(-1, None), slice(None)
 
 
@@ -33,8 +35,8 @@ class Cache(Protocol):
     def positions(self, length: int) -> Tensor:
         """Places of the next `length` tokens of every row, (B, T) int64."""
 
-    def attend(self, layer: int, q_LHTK: Tensor, k_LHTK: Tensor, v_LHTK: Tensor) -> Tensor:
-        """Keep k and v, and attend from q to everything kept."""
+    def attend(self, layer: int, q_LHPK: Tensor, k_LHTK: Tensor, v_LHTK: Tensor, at_P: Tensor | None = None) -> Tensor:
+        """Keep k and v, and attend from q, which stand at `at_P` of the T inputs, or last, to everything kept."""
 
     def advance(self, length: int) -> None:
         """Count `length` more tokens in every row, once all layers have seen them."""
@@ -104,8 +106,11 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(*stacked, width_out, width_in))
         self.bias = nn.Parameter(torch.empty(*stacked, width_out)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: slice = ALL) -> Tensor:
+        """The product with all rows of the weight, or with some: a part of the result."""
         weight, bias = self.weight, self.bias
+        if rows is not ALL:
+            weight, bias = weight[..., rows, :], None if bias is None else bias[..., rows]
         width_out, width_in = weight.shape[-2:]
         step = ALIGNMENT.get(x.device.type, 1)
         more_in, more_out = -width_in % step, -width_out % step
@@ -178,31 +183,66 @@ def split_heads(x: Tensor, heads: int, head_size: int) -> Tensor:
     return x.unflatten(-1, (heads, head_size)).transpose(-3, -2).flatten(0, -4)
 
 
-def causal_attention(q_LHTK: Tensor, k_LHTK: Tensor, v_LHTK: Tensor) -> Tensor:
-    """Attention from each position to itself and those before it."""
-    length = q_LHTK.shape[2]
-    if q_LHTK.device.type != "cpu" or torch.is_grad_enabled() or length <= CPU_QUERIES:
-        return F.scaled_dot_product_attention(q_LHTK, k_LHTK, v_LHTK, is_causal=True)
-    # PyTorch's CPU kernel computes most of what a causal mask discards. Blocks of queries, each with the keys it can
-    # see, do without: 1.3 times as fast at 512 tokens (one core, 14 heads of 64; docs/benchmarks.md).
+def wanted(at: slice | Tensor, length: int) -> slice | Tensor:
+    """`at`, or ALL itself where it names every one of `length` positions in order."""
+    return ALL if isinstance(at, slice) and at.indices(length) == (0, length, 1) else at
+
+
+def places(at: slice | Tensor, length: int, device: torch.device) -> Tensor | None:
+    """`at` as positions (P,) of `length`, or None where they are the last ones in order."""
+    if not isinstance(at, slice):
+        return at % length
+    start, stop, step = at.indices(length)
+    return None if (stop, step) == (length, 1) else torch.arange(start, stop, step, device=device)
+
+
+def causal_attention(q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor, at_P: Tensor | None = None) -> Tensor:
+    """Attention from the positions `at_P` of S, or from the last P, each to itself and to those before it."""
+    queries, keys = q_LHPK.shape[2], k_LHSK.shape[2]
+    if at_P is not None:
+        seen_PS = torch.arange(keys, device=at_P.device) <= at_P[:, None]
+        return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, attn_mask=seen_PS)
+    if queries == 1:
+        return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK)
+    if q_LHPK.device.type == "cpu" and not torch.is_grad_enabled() and keys > CPU_QUERIES:
+        return attention_in_blocks(q_LHPK, k_LHSK, v_LHSK)
+    if queries == keys:
+        return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, is_causal=True)
+    return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, attn_mask=causal_lower_right(queries, keys))
+
+
+def attention_in_blocks(q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor) -> Tensor:
+    """Causal attention from the last P of S positions, block of queries by block of queries, with no gradient.
+
+    PyTorch's CPU kernel computes most of what a causal mask discards. Blocks of queries, each with the keys it can see,
+    do without: 1.3 times as fast at 512 tokens (one core, 14 heads of 64; docs/benchmarks.md).
+    """
+    length = q_LHPK.shape[2]
+    earlier = k_LHSK.shape[2] - length
     last = (length - 1) // CPU_QUERIES * CPU_QUERIES
-    # Row i of a block that starts at s sees keys 0 to s + i. Blocks share this mask, each from another column on.
-    mask = torch.full((CPU_QUERIES, last + CPU_QUERIES), -math.inf, dtype=q_LHTK.dtype).triu(last + 1)
+    # Row i of a block that starts at s sees keys 0 to earlier + s + i. Blocks share this mask, each from another column
+    # on.
+    columns = earlier + last + CPU_QUERIES
+    mask = torch.full((CPU_QUERIES, columns), -math.inf, dtype=q_LHPK.dtype).triu(earlier + last + 1)
     blocks = []
     for start in range(0, length, CPU_QUERIES):
         end = min(start + CPU_QUERIES, length)
-        keys, values = k_LHTK[:, :, :end], v_LHTK[:, :, :end]
-        seen = mask[: end - start, last - start : last - start + end]
-        blocks.append(F.scaled_dot_product_attention(q_LHTK[:, :, start:end], keys, values, attn_mask=seen))
+        keys, values = k_LHSK[:, :, : earlier + end], v_LHSK[:, :, : earlier + end]
+        seen = mask[: end - start, last - start : last - start + earlier + end]
+        blocks.append(F.scaled_dot_product_attention(q_LHPK[:, :, start:end], keys, values, attn_mask=seen))
     return torch.cat(blocks, dim=2)
 
 
-def attend(qkv: Tensor, heads: int, cache: Cache | None, layer: int) -> Tensor:
-    """Causal attention from q, k and v side by side, (L, T, 3 H K) to (L, T, H K): one call for every split."""
-    width = qkv.shape[-1] // 3
-    q, k, v = (split_heads(part, heads, width // heads) for part in qkv.split(width, dim=-1))
-    y_LHTK = cache.attend(layer, q, k, v) if cache else causal_attention(q, k, v)
-    return y_LHTK.transpose(1, 2).reshape(*qkv.shape[:-1], width)
+def attend(q: Tensor, kv: Tensor, heads: int, cache: Cache | None, layer: int, at: slice | Tensor = ALL) -> Tensor:
+    """Causal attention of q (L, P, H K), at positions `at`, to k and v side by side (L, T, 2 H K); (L, P, H K)."""
+    width, length = q.shape[-1], kv.shape[-2]
+    q_LHPK, k_LHTK, v_LHTK = (split_heads(part, heads, width // heads) for part in (q, *kv.split(width, dim=-1)))
+    at_P = places(at, length, q.device)
+    if cache is None:
+        y_LHPK = causal_attention(q_LHPK, k_LHTK, v_LHTK, at_P)
+    else:
+        y_LHPK = cache.attend(layer, q_LHPK, k_LHTK, v_LHTK, at_P)
+    return y_LHPK.transpose(1, 2).reshape(q.shape)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -213,17 +253,21 @@ def gelu(x: Tensor) -> Tensor:
 class Attention(nn.Module):
     """This rank's heads of causal attention; the result is a part of a sum over ranks.
 
-    Maps x_BTD to x_BTD, with `splits` x_NBTD to x_NBTD. `heads` counts per split.
+    Maps x_BTD to x_BPD, with `splits` x_NBTD to x_NBPD, P the positions `at`. `heads` counts per split.
     """
 
     def __init__(self, width: int, heads: int, head_size: int, splits: int | None = None, bias: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.attended = heads, heads * head_size
         self.qkv = Linear(width, 3 * heads * head_size, splits, bias)
         self.out = Linear(heads * head_size, width, splits, bias)
 
-    def forward(self, x: Tensor, cache: Cache | None, layer: int) -> Tensor:
-        return self.out(attend(self.qkv(x), self.heads, cache, layer))
+    def forward(self, x: Tensor, cache: Cache | None, layer: int, at: slice | Tensor = ALL) -> Tensor:
+        if at is ALL:
+            q, kv = self.qkv(x).split([self.attended, 2 * self.attended], dim=-1)
+        else:
+            q, kv = self.qkv(x[..., at, :], slice(0, self.attended)), self.qkv(x, slice(self.attended, None))
+        return self.out(attend(q, kv, self.heads, cache, layer, at))
 
 
 class MLP(nn.Module):

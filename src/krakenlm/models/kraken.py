@@ -84,17 +84,23 @@ class Kraken(nn.Module):
     ) -> Tensor:
         """Logits (B, P, V) at the P positions `at` of the inputs, which follow whatever `cache` holds."""
         x_NBTD = self.embedding(tokens_BT, cache).expand(self.splits, -1, -1, -1)
+        at = blocks.wanted(at, tokens_BT.shape[1])
         pending = None
         for index, layer in enumerate(self.layers):
-            a_NBTD = comm.all_reduce(layer.attention(layer.norm1(x_NBTD), cache, index), self.within).wait()
-            h_NBTD = x_NBTD + a_NBTD
+            remaining = len(self.layers) - index
+            needed = at if remaining == 1 else ALL
+            attended = comm.all_reduce(layer.attention(layer.norm1(x_NBTD), cache, index, needed), self.within)
+            a_NBTD = attended.wait()
+            h_NBTD = x_NBTD[:, :, needed] + a_NBTD
             mlp_input = h_NBTD if pending is None else pending.wait() + a_NBTD
             x_NBTD = h_NBTD + comm.all_reduce(layer.mlp(layer.norm2(mlp_input)), self.within).wait()
-            if index + 1 < len(self.layers):
-                pending = comm.all_reduce(over_splits(x_NBTD), self.across)
+            if remaining > 1:
+                # The last layer's MLP is all that this sum enters then: at the wanted positions alone.
+                needed = at if remaining == 2 else ALL
+                pending = comm.all_reduce(over_splits(x_NBTD[:, :, needed]), self.across)
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
-        y_BPD = comm.all_reduce(over_splits(self.merge(x_NBTD[:, :, at, self.merged]))).wait()
+        y_BPD = comm.all_reduce(over_splits(self.merge(x_NBTD[..., self.merged]))).wait()
         if self.merge_bias is not None:
             y_BPD = y_BPD + self.merge_bias
         return self.embedding.logits(self.norm(y_BPD), comm)

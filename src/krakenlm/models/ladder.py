@@ -42,19 +42,23 @@ class Ladder(nn.Module):
         at: slice | Tensor = ALL,
     ) -> Tensor:
         """Logits (B, P, V) at the P positions `at` of the inputs, which follow whatever `cache` holds."""
-        x_BTD = self.embedding(tokens_BT, cache)
+        x_BTD, at = self.embedding(tokens_BT, cache), blocks.wanted(at, tokens_BT.shape[1])
         attended = fed = None
         for index, layer in enumerate(self.layers):
+            remaining = len(self.layers) - index
             if attended is not None:
                 x_BTD = x_BTD + attended.wait()
-            attended = comm.all_reduce(layer.attention(layer.norm1(x_BTD), cache, index))
+            needed = at if remaining == 1 else ALL
+            attended = comm.all_reduce(layer.attention(layer.norm1(x_BTD), cache, index, needed))
+            x_BTD = x_BTD[:, needed]
             if fed is not None:
                 x_BTD = x_BTD + fed.wait()
-            fed = comm.all_reduce(layer.mlp(layer.norm2(x_BTD)))
+            # The last layer adds its predecessor's MLP behind its attention: at the wanted positions alone.
+            needed = at if remaining == 2 else ALL
+            fed = comm.all_reduce(layer.mlp(layer.norm2(x_BTD[:, needed])))
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
-        x_BTD = x_BTD + attended.wait() + fed.wait()
-        return self.embedding.logits(self.norm(x_BTD[:, at]), comm)
+        return self.embedding.logits(self.norm(x_BTD + attended.wait() + fed.wait()), comm)
 
 
 shard = standard.shard

@@ -32,10 +32,14 @@ class Layer(nn.Module):
         self.qkv_up = Linear(config.width, 3 * self.attended + hidden, bias=config.bias)
         self.out = Linear(self.attended + hidden, config.width, bias=config.bias)
 
-    def forward(self, x_BTD: Tensor, cache: Cache | None, index: int) -> Tensor:
-        qkv_up = self.qkv_up(self.norm(x_BTD))
-        qkv, up = qkv_up.tensor_split([3 * self.attended], dim=-1)
-        attended = blocks.attend(qkv, self.heads, cache, index)
+    def forward(self, x_BTD: Tensor, cache: Cache | None, index: int, at: slice | Tensor) -> Tensor:
+        y_BTD, width = self.norm(x_BTD), self.attended
+        if at is ALL:
+            q, kv, up = self.qkv_up(y_BTD).tensor_split([width, 3 * width], dim=-1)
+        else:
+            q, up = (self.qkv_up(y_BTD[:, at], rows) for rows in (slice(0, width), slice(3 * width, None)))
+            kv = self.qkv_up(y_BTD, slice(width, 3 * width))
+        attended = blocks.attend(q, kv, self.heads, cache, index, at)
         return self.out(torch.cat([attended, blocks.gelu(up)], dim=-1))
 
 
@@ -60,12 +64,13 @@ class Parallel(nn.Module):
         at: slice | Tensor = ALL,
     ) -> Tensor:
         """Logits (B, P, V) at the P positions `at` of the inputs, which follow whatever `cache` holds."""
-        x_BTD = self.embedding(tokens_BT, cache)
+        x_BTD, at = self.embedding(tokens_BT, cache), blocks.wanted(at, tokens_BT.shape[1])
         for index, layer in enumerate(self.layers):
-            x_BTD = x_BTD + comm.all_reduce(layer(x_BTD, cache, index)).wait()
+            needed = at if index + 1 == len(self.layers) else ALL
+            x_BTD = x_BTD[:, needed] + comm.all_reduce(layer(x_BTD, cache, index, needed)).wait()
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
-        return self.embedding.logits(self.norm(x_BTD[:, at]), comm)
+        return self.embedding.logits(self.norm(x_BTD), comm)
 
 
 def shard(read: Callable[[str], Tensor], names: list[str], config: Config, rank: int, world: int) -> dict[str, Tensor]:

@@ -102,10 +102,18 @@ def training_flops_per_token(sizes: Mapping) -> float:
 
 
 def prefill_flops(sizes: Mapping, context: int) -> float:
-    """FLOPs of the forward pass over a prompt of `context` tokens that asks for the last position's logits alone."""
-    unasked = (context - 1) * sizes["vocab_size"] * sizes["width"]
+    """FLOPs of the forward pass over a prompt of `context` tokens that asks for the last position's logits alone.
+
+    Of the last layer the other positions need keys and values only, of Ladder's last but one all but its MLP.
+    """
+    n, width, others = splits(sizes), sizes["width"], context - 1
+    unasked = others * sizes["vocab_size"] * width
+    unasked += others * n * (2 + 2 * ffn_expansion(sizes)) * width**2
+    unasked += 2 * n * width * context * others / 2
     if sizes["architecture"] == "kraken":
-        unasked += (context - 1) * splits(sizes) * sizes["width"] ** 2
+        unasked += others * n * width**2
+    if sizes["architecture"] == "ladder" and sizes["n_layer"] > 1:
+        unasked += others * 2 * ffn_expansion(sizes) * width**2
     return context * forward_flops_per_token(sizes, context) - 2 * unasked
 
 
