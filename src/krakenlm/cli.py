@@ -228,12 +228,17 @@ def perplexity(
 
 
 @app.command()
-def ngrams(tokens: Annotated[Path, typer.Option(help="Tokens folder.")], out: Out, scale: Scale = "") -> None:
+def ngrams(
+    tokens: Annotated[Path, typer.Option(help="Tokens folder.")],
+    tokenizer: Annotated[Path, typer.Option(help="tokenizer.json that made them.")],
+    out: Out,
+    scale: Scale = "",
+) -> None:
     """Score a unigram, a bigram and a Kneser-Ney 5-gram on the same validation set."""
     with writing_stage("ngrams", out, {"tokens": str(tokens)}) as run:
         from krakenlm.evaluation.ngrams import evaluate
 
-        run.table("perplexity", evaluate(tokens, out, scale=scale, run=folder_under_results(out.parent)))
+        run.table("perplexity", evaluate(tokens, tokenizer, out, scale=scale, run=folder_under_results(out.parent)))
 
 
 @app.command()

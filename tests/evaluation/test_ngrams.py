@@ -50,15 +50,16 @@ def test_index_gives_the_continuation_counts_that_nltk_finds_by_searching(text):
             assert model.estimator._continuation_counts(token, context) == searched
 
 
-def test_rows_score_the_same_tokens_as_a_models_and_longer_contexts_score_better(tokens, tmp_path):
-    rows = ngrams.evaluate(tokens, tmp_path / "out.csv", scale="tiny", run="here")
+def test_rows_score_the_same_tokens_as_a_models_and_longer_contexts_score_better(tokens, tokenizer, tmp_path):
+    rows = ngrams.evaluate(tokens, tokenizer, tmp_path / "out.csv", scale="tiny", run="here")
     assert [row["model"] for row in rows] == ["unigram", "bigram", "Kneser-Ney 5-gram"]
     assert {row["tokens"] for row in rows} == {len(TokenStore(tokens).tokens("val")) - 1}
     assert rows[0]["loss"] > rows[1]["loss"] > rows[2]["loss"] > rows[2]["floor_loss"]
+    assert all(row["ci_low"] < row["perplexity"] < row["ci_high"] for row in rows)
     assert (tmp_path / "out.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
 
 
 def test_unigram_loss_is_that_of_counts_with_one_added():
-    nats, stored = ngrams.unigram(np.array([0, 0, 1]), np.array([2, 0, 2]), vocabulary=3)
-    assert nats == pytest.approx(-math.log(3 / 6) - math.log(1 / 6))
+    losses_P, stored = ngrams.unigram(np.array([0, 0, 1]), np.array([2, 0, 2]), vocabulary=3)
+    assert losses_P == pytest.approx([-math.log(3 / 6), -math.log(1 / 6)])
     assert stored == 2

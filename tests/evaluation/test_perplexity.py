@@ -4,6 +4,7 @@ import math
 import shutil
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -67,8 +68,8 @@ def test_unknown_floor_is_an_empty_cell_and_columns_stand_in_order(model, tokens
     with open(tmp_path / "out.csv", newline="") as table:
         header, row = csv.reader(table)
     assert header[: len(DESIGNED)] == DESIGNED
-    assert header[len(DESIGNED) :] == ["tokens", "floor_loss", "floor_perplexity"]
-    assert row[-2:] == ["", ""]
+    assert header[len(DESIGNED) : len(DESIGNED) + 3] == ["tokens", "floor_loss", "floor_perplexity"]
+    assert row[len(DESIGNED) + 1 : len(DESIGNED) + 3] == ["", ""]
     assert row[:5] == ["small", "standard", "", "5678", "1234"]
 
 
@@ -78,10 +79,49 @@ def test_a_second_run_gives_the_same_bytes(model, tokens, tmp_path):
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
 
 
+def test_losses_of_documents_stand_beside_the_table_and_add_up_to_it(model, tokens, tmp_path):
+    (row,) = run(model, tokens, tmp_path / "out.csv")
+    losses = pandas.read_parquet(tmp_path / "out.parquet")
+    assert losses["nats"].sum() / losses["tokens"].sum() == pytest.approx(row["loss"])
+    assert (losses["tokens"].sum(), len(losses)) == (row["tokens"], row["documents"])
+    assert losses["bytes"].sum() == TokenStore(tokens).manifest["splits"]["val"]["bytes"]
+    # The third document by hand: its tokens and the end token behind them, each from its own context.
+    module, ids = models.load_model(model), TokenStore(tokens).tokens("val").astype(np.int64)
+    ends = np.flatnonzero(ids == TokenStore(tokens).manifest["end_token"])
+    total = 0.0
+    for position in range(ends[1] + 1, ends[2] + 1):
+        start = (position - 1) // 48 * 48
+        with torch.inference_mode():
+            logits_V = module(torch.from_numpy(ids[start:position])[None])[0, -1].double()
+        total -= torch.log_softmax(logits_V, -1)[ids[position]].item()
+    assert losses["nats"][2] == pytest.approx(total, rel=1e-6)
+    assert losses["tokens"][2] == ends[2] - ends[1]
+
+
+def test_intervals_over_documents_hold_the_scores(model, tokens, tmp_path):
+    (row,) = run(model, tokens, tmp_path / "out.csv")
+    assert row["ci_low"] < row["perplexity"] < row["ci_high"]
+    assert row["bits_per_byte_ci_low"] < row["bits_per_byte"] < row["bits_per_byte_ci_high"]
+
+
+def test_a_model_with_rows_for_its_tokens_alone_is_scored_on_tokens_of_a_padded_vocabulary(model, tokens, tmp_path):
+    whole = models.load_model(model)
+    fields = whole.config.to_dict() | {"vocab_size": TokenStore(tokens).manifest["vocabulary"]}
+    cut, state = models.build(fields), whole.state_dict()
+    state["embedding.tokens"] = state["embedding.tokens"][: fields["vocab_size"]]
+    cut.load_state_dict(state)
+    models.save_model(cut, tmp_path / "cut")
+    for name in ("tokenizer.json", "metrics.json"):
+        shutil.copy(model / name, tmp_path / "cut")
+    assert fields["vocab_size"] < TokenStore(tokens).manifest["vocab_size"]
+    (row,) = run(tmp_path / "cut", tokens, tmp_path / "out.csv")
+    assert row["loss"] == pytest.approx(hand_loss(tmp_path / "cut", tokens), rel=1e-6)
+
+
 def test_tokens_of_another_vocabulary_are_refused_before_anything_is_written(model, tokens, tmp_path):
     shutil.copytree(tokens, tmp_path / "tokens")
-    manifest = json.loads((tokens / "manifest.json").read_text()) | {"vocab_size": 384}
+    manifest = json.loads((tokens / "manifest.json").read_text()) | {"vocabulary": 370, "vocab_size": 384}
     (tmp_path / "tokens" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"expected a model of vocab_size 384.* found 320"):
+    with pytest.raises(InputError, match=r"expected a tokenizer of 370 tokens.* found 300 and 320"):
         run(model, tmp_path / "tokens", tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()

@@ -1,7 +1,9 @@
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from krakenlm.errors import InputError
-from krakenlm.report.tables import collect
+from krakenlm.report.tables import collect, read_parquet
 
 
 def write(folder, **texts):
@@ -47,3 +49,27 @@ def test_a_missing_part_is_named(tmp_path):
 def test_no_parts_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected at least one table"):
         collect([], tmp_path / "out.csv")
+
+
+def test_parquet_parts_are_put_together_whether_or_not_a_column_is_empty_in_one(tmp_path):
+    rows = [{"model": ["x"], "bytes": [None], "nats": [0.1]}, {"model": ["y"], "bytes": [3.0], "nats": [0.2]}]
+    parts = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for part, row in zip(parts, rows, strict=True):
+        parquet.write_table(pyarrow.table(row), part)
+    collect(parts, tmp_path / "out.parquet")
+    whole = read_parquet(tmp_path / "out.parquet").to_pydict()
+    assert whole == {"model": ["x", "y"], "bytes": [None, 3.0], "nats": [0.1, 0.2]}
+
+
+def test_a_damaged_missing_or_different_parquet_part_is_named(tmp_path):
+    parts = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    parquet.write_table(pyarrow.table({"model": ["x"]}), parts[0])
+    with pytest.raises(InputError, match=r"b\.parquet: expected a table, found no file"):
+        collect(parts, tmp_path / "out.parquet")
+    parts[1].write_bytes(parts[0].read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"b\.parquet: expected parquet, found a damaged file"):
+        collect(parts, tmp_path / "out.parquet")
+    parquet.write_table(pyarrow.table({"task": ["x"]}), parts[1])
+    with pytest.raises(InputError, match=r"b\.parquet: expected the columns of .*a\.parquet \(model\), found task"):
+        collect(parts, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()

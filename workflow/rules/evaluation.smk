@@ -30,7 +30,8 @@ rule perplexity:
         validation=rules.tokens.output.validation,
         manifest=rules.tokens.output.manifest,
     output:
-        f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/perplexity.csv",
+        table=f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/perplexity.csv",
+        documents=f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/perplexity.parquet",
     log:
         f"{ROOT}/logs/perplexity-{{model}}-seed{{seed}}-{{hash}}.log",
     conda:
@@ -49,7 +50,7 @@ rule perplexity:
     shell:
         "{params.launcher} krakenlm perplexity {params.model:q} --tokens {params.tokens:q}"
         " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads}"
-        " --scale {params.scale} --out {output:q} > {log:q} 2>&1"
+        " --scale {params.scale} --out {output.table:q} > {log:q} 2>&1"
 
 
 rule ngrams:
@@ -57,6 +58,7 @@ rule ngrams:
         train=rules.tokens.output.train,
         validation=rules.tokens.output.validation,
         manifest=rules.tokens.output.manifest,
+        tokenizer=rules.tokenizer.output,
     output:
         f"{ROOT}/evaluation/ngrams/perplexity.csv",
     log:
@@ -70,8 +72,8 @@ rule ngrams:
     message:
         "Perplexity of unigram, bigram and Kneser-Ney 5-gram over the same tokens"
     shell:
-        "{params.launcher} krakenlm ngrams --tokens {params.tokens:q} --scale {params.scale}"
-        " --out {output:q} > {log:q} 2>&1"
+        "{params.launcher} krakenlm ngrams --tokens {params.tokens:q} --tokenizer {input.tokenizer:q}"
+        " --scale {params.scale} --out {output:q} > {log:q} 2>&1"
 
 
 rule superglue:
@@ -114,14 +116,18 @@ rule superglue:
 
 rule perplexity_table:
     input:
-        expand(f"{ROOT}/evaluation/{{model}}/perplexity.csv", model=MODELS),
-        rules.ngrams.output if CONFIG["evaluation"]["ngrams"] else [],
+        tables=expand(f"{ROOT}/evaluation/{{model}}/perplexity.csv", model=MODELS),
+        ngrams=rules.ngrams.output if CONFIG["evaluation"]["ngrams"] else [],
+        documents=expand(
+            f"{ROOT}/evaluation/{{model}}/perplexity.parquet", model=MODELS
+        ),
     output:
-        report(
+        table=report(
             "results/perplexity.csv",
             caption="../report/perplexity.rst",
             category="Results",
         ),
+        documents="results/perplexity.parquet",
     log:
         f"{ROOT}/logs/perplexity-table.log",
     conda:
@@ -131,7 +137,8 @@ rule perplexity_table:
     message:
         "results/perplexity.csv"
     shell:
-        "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"
+        "({params.launcher} krakenlm collect {input.tables:q} {input.ngrams:q} --out {output.table:q} &&"
+        " {params.launcher} krakenlm collect {input.documents:q} --out {output.documents:q}) > {log:q} 2>&1"
 
 
 rule superglue_table:

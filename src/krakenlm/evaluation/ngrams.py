@@ -18,7 +18,7 @@ from nltk.lm.smoothing import KneserNey
 from nltk.probability import ConditionalFreqDist
 
 from krakenlm.errors import InputError
-from krakenlm.evaluation.perplexity import COLUMNS, scores, validation_tokens
+from krakenlm.evaluation.perplexity import COLUMNS, by_document, scores, validation_tokens
 from krakenlm.files import write_table
 from krakenlm.text.store import TokenStore
 
@@ -29,7 +29,7 @@ MOST_TRAINING_TOKENS = 5_000_000
 DISCOUNT = 0.75
 
 
-def evaluate(tokens: Path, out: Path, scale: str, run: str) -> list[dict]:
+def evaluate(tokens: Path, tokenizer: Path, out: Path, scale: str, run: str) -> list[dict]:
     """Count n-grams of the training tokens, score the validation tokens and write three rows as CSV.
 
     Every validation token but the first is predicted from the tokens before it, as many as the model looks at
@@ -39,6 +39,7 @@ def evaluate(tokens: Path, out: Path, scale: str, run: str) -> list[dict]:
 
     Args:
         tokens: tokens folder (text.store.TokenStore).
+        tokenizer: tokenizer.json that made it, for the documents' bytes.
         out: the CSV to write, with the columns of `perplexity.COLUMNS`; `parameters` is the number of n-grams
             stored, of all orders.
         scale, run: go into the rows.
@@ -56,14 +57,15 @@ def evaluate(tokens: Path, out: Path, scale: str, run: str) -> list[dict]:
     vocabulary = store.manifest["vocabulary"]
     rows = []
     for name, order in (("unigram", 1), ("bigram", 2), ("Kneser-Ney 5-gram", 5)):
-        nats, stored = score(train, validation, vocabulary, order)
+        losses_P, stored = score(train, validation, vocabulary, order)
         rows.append(
             {
                 "model": name,
                 "architecture": "n-gram",
                 "parameters": stored,
                 "tokens_seen": len(train),
-                **scores(nats, len(validation) - 1, store.manifest),
+                **scores(by_document(losses_P, store, tokenizer), store.manifest),
+                "data": store.manifest["data"],
                 "protocol": f"whole validation set, {order - 1} tokens of context",
                 "scale": scale,
                 "run": run,
@@ -72,28 +74,28 @@ def evaluate(tokens: Path, out: Path, scale: str, run: str) -> list[dict]:
     return write_table(out, rows, COLUMNS)
 
 
-def score(train: np.ndarray, validation: np.ndarray, vocabulary: int, order: int) -> tuple[float, int]:
-    """Sum of losses in nats over the validation tokens but the first, and number of stored n-grams."""
+def score(train: np.ndarray, validation: np.ndarray, vocabulary: int, order: int) -> tuple[np.ndarray, int]:
+    """Loss in nats of each validation token but the first, and number of stored n-grams."""
     model = unigram if order == 1 else partial(kneser_ney, order=order)
     return model(train, validation, vocabulary)
 
 
-def unigram(train: np.ndarray, validation: np.ndarray, vocabulary: int) -> tuple[float, int]:
-    """Sum of losses in nats and number of stored counts, one added to each count."""
+def unigram(train: np.ndarray, validation: np.ndarray, vocabulary: int) -> tuple[np.ndarray, int]:
+    """Losses in nats and number of stored counts, one added to each count."""
     counts = np.bincount(train, minlength=vocabulary)
     probabilities = (counts + 1) / (counts + 1).sum()
-    return float(-np.log(probabilities[validation[1:]]).sum()), int(np.count_nonzero(counts))
+    return -np.log(probabilities[validation[1:]]), int(np.count_nonzero(counts))
 
 
-def kneser_ney(train: np.ndarray, validation: np.ndarray, vocabulary: int, order: int) -> tuple[float, int]:
-    """Sum of losses in nats and number of stored n-grams of an interpolated Kneser-Ney model."""
+def kneser_ney(train: np.ndarray, validation: np.ndarray, vocabulary: int, order: int) -> tuple[np.ndarray, int]:
+    """Losses in nats and number of stored n-grams of an interpolated Kneser-Ney model."""
     model = InterpolatedKneserNey(train, order, vocabulary)
     tokens = validation.tolist()
-    nats = math.fsum(
+    losses = [
         -math.log(model.unmasked_score(tokens[position], tuple(tokens[max(0, position - order + 1) : position])))
         for position in range(1, len(tokens))
-    )
-    return nats, model.stored
+    ]
+    return np.array(losses), model.stored
 
 
 class InterpolatedKneserNey(InterpolatedLanguageModel):

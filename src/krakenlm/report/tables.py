@@ -5,15 +5,18 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow
+from pyarrow import parquet
+
 from krakenlm.errors import InputError
 from krakenlm.files import writing
 
 
 def collect(parts: Sequence[Path], out: Path) -> None:
-    """Write the rows of all parts below one header, each row as the very text that its part has.
+    """Write the rows of all parts below one header; of CSV, each row as the very text that its part has.
 
     Args:
-        parts: CSV files of equal columns in equal order, each with at least one row.
+        parts: CSV or parquet files of equal columns in equal order, a CSV with at least one row.
         out: where the whole goes; a file that was there stays until the new one is complete.
 
     Raises:
@@ -21,6 +24,9 @@ def collect(parts: Sequence[Path], out: Path) -> None:
     """
     if not parts:
         raise InputError(f"{out}: expected at least one table to collect, found none; name the parts")
+    if Path(out).suffix == ".parquet":
+        collect_parquet(parts, out)
+        return
     first, *others = [Part(Path(part)) for part in parts]
     for part in others:
         part.check_same_columns(first)
@@ -28,6 +34,32 @@ def collect(parts: Sequence[Path], out: Path) -> None:
         file.write(first.header)
         for part in (first, *others):
             file.write(part.body)
+
+
+def collect_parquet(parts: Sequence[Path], out: Path) -> None:
+    tables = [read_parquet(part) for part in parts]
+    for part, table in zip(parts, tables, strict=True):
+        if table.column_names != tables[0].column_names:
+            raise InputError(
+                f"{part}: expected the columns of {parts[0]} ({', '.join(tables[0].column_names)}), found "
+                f"{', '.join(table.column_names)}; make both with the same version"
+            )
+    with writing(out) as temporary:
+        parquet.write_table(pyarrow.concat_tables(tables, promote_options="permissive"), temporary)
+
+
+def read_parquet(path: Path) -> pyarrow.Table:
+    """A parquet file's table.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        return parquet.ParquetFile(path).read()
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a table, found no file; run the stage that writes it") from None
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(f"{path}: expected parquet, found a damaged file ({error}); delete it and run again") from None
 
 
 class Part:
