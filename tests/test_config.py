@@ -70,7 +70,7 @@ def test_strings_of_the_command_line_become_what_was_typed():
         ({"text": {"source": "files", "files": [str(ROOT)]}}, r"text.files\[0\]: expected a file, found the folder"),
         (
             {"text": {"source": "files", "files": [__file__]}},
-            r"text.files\[0\]: expected one of .txt, .jsonl, .parquet",
+            r"text.files\[0\]: expected one of .txt, .txt.gz, ",
         ),
         ({"text": {"source": "files", "files": ["nowhere.txt"]}}, r"text.files\[0\]: expected a file, found none"),
         ({"latency": {"runs": 31}}, r"latency.runs: expected latency.most_runs \(30\) at most, found 31"),

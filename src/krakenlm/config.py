@@ -28,7 +28,7 @@ TEXT_KEYS = {
     "hub": ("name", "revision", "tokenizer"),
 }
 TEXT_DEFAULTS = {"embedded": {}, "files": {"column": "text", "document": "line"}, "hub": {"column": "text"}}
-TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
+TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 # Files below this many bytes are hashed anew each time; the hash of a larger one is remembered.
 QUICKLY_HASHED = 100_000_000
 SUPERGLUE_KEYS = {"embedded": ("seed", "examples"), "hub": ()}
@@ -252,7 +252,7 @@ def check_text(text: Mapping) -> None:
             raise InputError(f"{key}: expected a file, found none at {name}; correct the path")
         if set(name) & set("{}[]*?"):
             raise InputError(f"{key}: expected a name without {{}}[]*?, found {name}; rename the file, or link to it")
-        if path.suffix not in TEXT_SUFFIXES:
+        if not path.name.endswith(TEXT_SUFFIXES):
             kinds = ", ".join(TEXT_SUFFIXES)
             raise InputError(f"{key}: expected one of {kinds}, found {name}; convert or rename the file")
         if path.stat().st_size == 0:

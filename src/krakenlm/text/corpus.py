@@ -1,22 +1,18 @@
 """A corpus folder from one of three sources: the embedded stories, the user's files, a data set of the hub.
 
-Files and the hub are read through `datasets`, which runs no code of a data set's repository.
+The hub is read through `datasets`, which runs no code of a data set's repository.
 """
 
-import codecs
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from krakenlm.config import data_label
 from krakenlm.errors import InputError
 from krakenlm.files import write_json, writing
+from krakenlm.text import readers
 from krakenlm.text.documents import SPLITS
-
-LOADERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
-DOCUMENTS = {"line": "line", "paragraph": "paragraph", "file": "document"}
 
 
 def write(out_dir: str | Path, settings: Mapping) -> dict:
@@ -98,13 +94,9 @@ def files(settings: Mapping) -> tuple[Iterator[dict], Iterator[dict]]:
     """The user's files, in their order, then split by the seed."""
     import datasets
 
-    for name in settings["files"]:
-        check_file(Path(name))
-    with tempfile.TemporaryDirectory() as cache, quiet_datasets():
-        parts = [read_file(Path(name), settings, cache) for name in settings["files"]]
-        column = datasets.concatenate_datasets(parts)
-        # In memory, since the cache goes with this block.
-        texts = [text for text in column["text"] if text and text.strip()]
+    column, document = settings["column"], settings["document"]
+    pieces = [piece for name in settings["files"] for piece in readers.cut(name, document)]
+    texts = [text for piece in pieces for text in readers.read(piece, column, document)]
     if len(texts) < 2:
         raise InputError(
             f"text.files: expected at least two documents, one of them to hold out, found {len(texts)}; "
@@ -151,74 +143,6 @@ def documents_of(dataset, column: str) -> Iterator[dict]:
     for batch in dataset.select_columns([column]).iter(batch_size=1000):
         for text in batch[column]:
             yield {"text": text or ""}
-
-
-def check_file(path: Path) -> None:
-    """Refuse a file of unknown kind, a missing or empty one, and text that is not UTF-8."""
-    if path.suffix not in LOADERS:
-        raise InputError(
-            f"{path}: expected one of {', '.join(LOADERS)}, found {path.suffix or 'no suffix'!r}; convert it"
-        )
-    if not path.is_file():
-        raise InputError(f"{path}: expected a file, found none; correct text.files")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: expected text, found an empty file; leave it out of text.files")
-    if path.suffix != ".parquet":
-        check_utf8(path)
-
-
-def check_utf8(path: Path) -> None:
-    """Refuse a file that is not UTF-8, naming the byte and the line, which the loaders' own errors do not."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    read, lines = 0, 1
-    with open(path, "rb") as file:
-        while True:
-            block = file.read(1 << 20)
-            kept = len(decoder.getstate()[0])
-            try:
-                decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                offset = read - kept + error.start
-                line = lines + error.object[: error.start].count(b"\n")
-                found = "an unfinished character" if not block else f"byte 0x{error.object[error.start]:02x}"
-                raise InputError(
-                    f"{path}: expected UTF-8, found {found} at byte {offset}, line {line}; convert the file to UTF-8"
-                ) from None
-            if not block:
-                return
-            read += len(block)
-            lines += block.count(b"\n")
-
-
-def read_file(path: Path, settings: Mapping, cache: str):
-    """One file's documents as a `datasets.Dataset` with the column `text`."""
-    import datasets
-
-    options = {"sample_by": DOCUMENTS[settings["document"]]} if path.suffix == ".txt" else {}
-    try:
-        dataset = datasets.load_dataset(
-            LOADERS[path.suffix], data_files=str(path), split="train", cache_dir=cache, **options
-        )
-    except Exception as error:  # pyarrow's and the loaders' own, by kind of damage
-        raise InputError(describe_damage(path, error)) from None
-    column = "text" if path.suffix == ".txt" else settings["column"]
-    check_column(dataset, column, str(path))
-    dataset = dataset.select_columns([column]).rename_columns({column: "text"} if column != "text" else {})
-    return dataset.cast_column("text", datasets.Value("string"))
-
-
-def describe_damage(path: Path, error: Exception) -> str:
-    """One line for a file that its loader could not read; for JSON lines the first bad line."""
-    if path.suffix == ".jsonl":
-        with open(path, encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    parsed = json.loads(line) if line.strip() else {}
-                except ValueError:
-                    parsed = None
-                if not isinstance(parsed, dict):
-                    return f"{path}: expected a JSON object in line {number}, found {line[:40]!r}; correct the line"
-    return f"{path}: expected {LOADERS[path.suffix]}, could not read it ({one_line(error)}); correct the file"
 
 
 def check_column(dataset, column: str, name: str) -> None:
