@@ -16,9 +16,9 @@ from typing import Annotated
 import typer
 
 from krakenlm import plan
-from krakenlm.errors import InputError
+from krakenlm.errors import InputError, RankError
 from krakenlm.files import hold
-from krakenlm.machine import count_gpus, keep_freed_memory, leased_gpus
+from krakenlm.machine import count_gpus, keep_freed_memory, leased_gpus, refuse_missing_ranks
 
 app = typer.Typer(
     help="Kraken (arXiv 2408.07802) from text to time to first token.",
@@ -441,23 +441,28 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Draw from this many likeliest tokens.")] = None,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest with this probability together.")] = 1.0,
     seed: Seed = 0,
+    tp: Annotated[int, typer.Option(help="Number of ranks, each a process with a GPU or cores of its own.", min=1)] = 1,
 ) -> None:
     """Continue a text, printing it as it comes."""
+    threads = max(1, len(os.sched_getaffinity(0)) // tp)
+    refuse_missing_ranks("tp", tp, threads, count_gpus())
     from krakenlm.inference.complete import complete
-    from krakenlm.inference.generate import Sampling, likeliest
 
-    choose = Sampling(temperature, top_k, top_p, seed) if temperature else likeliest
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed} if temperature else None
     print(prompt, end="", flush=True)
-    for piece in complete(model, prompt, tokens, choose):
+    for piece in complete(model, prompt, tokens, sampling, tp, threads):
         print(piece, end="", flush=True)
     print()
 
 
 def main() -> None:
-    """Run a command; the user's mistakes end in one line and status 2."""
+    """Run a command; the user's mistakes end in one line and status 2, a rank's end in its traceback and status 1."""
     keep_freed_memory()
     try:
         app()
     except InputError as error:
         print(f"krakenlm: {error}", file=sys.stderr)
         sys.exit(2)
+    except RankError as error:
+        print(f"krakenlm: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -7,7 +7,7 @@ import torch
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.inference.complete import complete
+from krakenlm.inference.complete import complete, pieces
 from krakenlm.inference.generate import Sampling, likeliest
 from krakenlm.text.tokenizer import load_tokenizer, train_tokenizer
 
@@ -62,24 +62,20 @@ def model(tmp_path):
 
 
 def test_pieces_put_together_are_the_decoded_tokens(model):
-    tokenizer, drawn = load_tokenizer(model / "tokenizer.json"), []
-
-    def remember(logits_BV):
-        drawn.append(tokenizer.encode("naïve 火 €").ids[len(drawn)])  # several of these tokens are parts of a character
-        return torch.tensor([drawn[-1]])
-
-    count = len(tokenizer.encode("naïve 火 €").ids)
-    assert "".join(complete(model, "café", count, remember)) == "naïve 火 €"
+    tokenizer = load_tokenizer(model / "tokenizer.json")
+    tokens = tokenizer.encode("naïve 火 €").ids  # several of these are parts of a character
+    assert "".join(pieces(iter([*tokens, 0, 5]), tokenizer, end=0)) == "naïve 火 €"
 
 
-def test_generation_ends_with_the_block(model):
+def test_generation_ends_with_the_block(model, monkeypatch):
     tokens = []
 
     def count(logits_BV):
         tokens.append(1)
         return torch.tensor([5])
 
-    list(complete(model, "café", 1000, count))
+    monkeypatch.setattr("krakenlm.inference.complete.choice", lambda sampling: count)
+    list(complete(model, "café", 1000))
     prompt = len(load_tokenizer(model / "tokenizer.json").encode("café").ids)
     assert len(tokens) == 24 - prompt
 
@@ -87,3 +83,15 @@ def test_generation_ends_with_the_block(model):
 def test_a_prompt_that_fills_the_block_is_refused(model):
     with pytest.raises(InputError, match=r"prompt: expected fewer than block_size \(24\) tokens"):
         list(complete(model, "xyz " * 30, 5))
+
+
+@pytest.mark.parametrize("sampling", [None, {"temperature": 0.9, "seed": 4}])
+def test_two_processes_write_what_one_writes(model, sampling):
+    alone = list(complete(model, "café", 12, sampling))
+    assert alone
+    assert list(complete(model, "café", 12, sampling, tp=2)) == alone
+
+
+def test_more_ranks_than_divide_the_model_are_refused_with_those_that_do(model):
+    with pytest.raises(InputError, match=r"tp: expected a divisor of the degree \(2\).* found 3"):
+        list(complete(model, "café", 12, tp=3))

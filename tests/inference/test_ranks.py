@@ -1,10 +1,5 @@
 """Every rank's forward against the whole model's, over threads and over processes."""
 
-import os
-import subprocess
-import time
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,7 +7,7 @@ from krakenlm import models
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.collectives import run_threads
 from krakenlm.inference.generate import generate
-from krakenlm.inference.launch import RankError, run_ranks
+from krakenlm.inference.launch import run_ranks
 from krakenlm.inference.shards import load_rank, write_shards
 from krakenlm.models.blocks import ALL, LAST
 
@@ -167,63 +162,3 @@ def test_greedy_tokens_are_those_of_forwards_from_scratch(model):
     for token in generate(module, TOKENS[:, :4], 6):
         assert torch.equal(token, module(tokens)[:, -1].argmax(-1))
         tokens = torch.cat([tokens, token[:, None]], dim=1)
-
-
-def sums(comm, device):
-    """Body of a rank in the tests below: an AllReduce that compute runs beside, and an AllGather."""
-    x = torch.arange(6.0).view(2, 3) + comm.rank
-    pending = comm.all_reduce(x)
-    doubled = x * 2
-    total = pending.wait()
-    assert torch.equal(doubled, x * 2)
-    return [total.tolist(), comm.all_gather(x, dim=1).wait().tolist()]
-
-
-def fail_on_rank_1(comm, device):
-    if comm.rank == 1:
-        raise ValueError("this rank has had enough")
-    comm.all_reduce(torch.zeros(1)).wait()
-
-
-def wait_for_ever(comm, device, pids):
-    Path(pids, str(os.getpid())).touch()
-    time.sleep(600)
-
-
-@pytest.fixture
-def importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    return Path(__file__).stem
-
-
-def test_collectives_between_processes_sum_and_gather_and_leave_the_argument_alone(importable):
-    total, gathered = run_ranks(f"{importable}:sums", {}, world=2, threads=1)
-    assert total == [[1, 3, 5], [7, 9, 11]]
-    assert gathered == [[0, 1, 2, 1, 2, 3], [3, 4, 5, 4, 5, 6]]
-
-
-def test_a_rank_that_raises_ends_the_others_and_its_traceback_is_shown(importable):
-    with pytest.raises(RankError, match="this rank has had enough"):
-        run_ranks(f"{importable}:fail_on_rank_1", {}, world=2, threads=1)
-
-
-def test_ranks_end_with_the_process_that_started_them(importable, tmp_path):
-    call = f"run_ranks('{importable}:wait_for_ever', {{'pids': '{tmp_path}'}}, world=2, threads=1)"
-    parent = subprocess.Popen([os.sys.executable, "-c", f"from krakenlm.inference.launch import run_ranks; {call}"])
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    ranks = [int(path.name) for path in tmp_path.iterdir()]
-    assert len(ranks) == 2
-    parent.kill()
-    parent.wait()
-    while any(running(rank) for rank in ranks) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(running(rank) for rank in ranks)
-
-
-def running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -2,25 +2,26 @@
 
 import ctypes
 import importlib
+import inspect
+import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from krakenlm.errors import InputError
+from krakenlm.errors import InputError, RankError
 from krakenlm.machine import keep_freed_memory
 
 PR_SET_PDEATHSIG = 1
 TRACEBACK_LINES = 25
-
-
-class RankError(RuntimeError):
-    """A rank ended before its work was done; the message has the end of what it wrote."""
+POLL_SECONDS = 0.02
 
 
 def run_ranks(target: str, arguments: dict, world: int, threads: int) -> Any:
@@ -32,43 +33,77 @@ def run_ranks(target: str, arguments: dict, world: int, threads: int) -> Any:
         InputError: a rank found a mistake of the user's.
         RankError: a rank died or raised; by then the others have been ended.
     """
+    [result] = stream_ranks(target, arguments, world, threads)
+    return result
+
+
+def stream_ranks(target: str, arguments: dict, world: int, threads: int) -> Iterator[Any]:
+    """The same for a function that yields: its values on rank 0, each as soon as it is there.
+
+    Whoever stops early, or is stopped, ends the ranks.
+    """
     with tempfile.TemporaryDirectory(prefix="krakenlm-ranks-") as folder:
         job = {"target": target, "arguments": arguments, "world": world, "threads": threads, "parent": os.getpid()}
         (Path(folder) / "job.json").write_text(json.dumps(job))
-        ranks = [start_rank(folder, rank, threads) for rank in range(world)]
-        try:
-            wait_for_all(ranks, Path(folder))
-        finally:
-            for process in ranks:
-                process.kill()
-                process.wait()
-        return json.loads((Path(folder) / "result.json").read_text())
+        read_end, write_end = os.pipe()
+        with open(read_end, "rb", buffering=0) as values:
+            ranks = []
+            try:
+                with open(write_end, "wb"):
+                    for rank in range(world):
+                        ranks.append(start_rank(folder, rank, threads, write_end))
+                yield from lines(values, ranks)
+                explain_failure(ranks, Path(folder))
+            finally:
+                for process in ranks:
+                    process.kill()
+                    process.wait()
 
 
-def start_rank(folder: str, rank: int, threads: int) -> subprocess.Popen:
+def start_rank(folder: str, rank: int, threads: int, values: int) -> subprocess.Popen:
+    """Start a rank; the first one writes its values to the file descriptor `values`."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     # Ranks of one machine talk over loopback unless the user names another interface.
     environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    command = [sys.executable, "-m", "krakenlm.inference.launch", folder, str(rank)]
     with open(Path(folder) / f"rank{rank}.log", "wb") as log:
-        command = [sys.executable, "-m", "krakenlm.inference.launch", folder, str(rank)]
         return subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            [*command, str(values)] if rank == 0 else command,
+            pass_fds=(values,) if rank == 0 else (),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
 
 
-def wait_for_all(ranks: list[subprocess.Popen], folder: Path) -> None:
-    """Return when every rank has ended well; raise as soon as one has not."""
-    while any(process.poll() is None for process in ranks):
-        failed = [rank for rank, process in enumerate(ranks) if process.poll()]
-        if failed:
+def lines(values: io.RawIOBase, ranks: list[subprocess.Popen]) -> Iterator[Any]:
+    """The values that rank 0 writes, a line of JSON each, until all ranks have ended well or one of them badly."""
+    unfinished, is_open = b"", True
+    while True:
+        # Asked before reading: what a rank wrote before it ended is there to be read.
+        statuses = [process.poll() for process in ranks]
+        if not is_open:
+            time.sleep(POLL_SECONDS)
+        elif select.select([values], [], [], POLL_SECONDS)[0]:
+            block = values.read(2**16)
+            is_open = bool(block)
+            *complete, unfinished = (unfinished + block).split(b"\n")
+            yield from map(json.loads, complete)
+        if any(statuses):
             time.sleep(0.2)  # its peers notice a broken connection; the first cause is the one to show
-            break
-        time.sleep(0.02)
+            return
+        if not is_open and all(status == 0 for status in statuses):
+            return
+
+
+def explain_failure(ranks: list[subprocess.Popen], folder: Path) -> None:
+    """Raise what a rank has ended of, if one has."""
     statuses = [process.poll() for process in ranks]
-    failed = [rank for rank, status in enumerate(statuses) if status]
     mistakes = sorted(folder.glob("mistake*"))
     if mistakes:
         raise InputError(mistakes[0].read_text())
+    failed = [rank for rank, status in enumerate(statuses) if status]
     if failed:
         # A signal is a cause, an exception may be its consequence in a peer.
         rank = min(failed, key=lambda rank: (statuses[rank] > 0, rank))
@@ -87,8 +122,8 @@ def die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def rank_main(folder: Path, rank: int) -> None:
-    """Body of a rank's process."""
+def rank_main(folder: Path, rank: int, values: IO[str] | None) -> None:
+    """Body of a rank's process; what its function returns or yields goes into `values`, if given, as lines of JSON."""
     job = json.loads((folder / "job.json").read_text())
     die_with(job["parent"])
     keep_freed_memory()
@@ -101,11 +136,14 @@ def rank_main(folder: Path, rank: int) -> None:
     try:
         with torch.inference_mode():
             result = getattr(importlib.import_module(module), function)(comm, device, **job["arguments"])
+            for value in result if inspect.isgenerator(result) else [result]:
+                if values is not None:
+                    print(json.dumps(value), file=values, flush=True)
     except InputError as error:
         (folder / f"mistake{rank}").write_text(str(error))
         raise
-    if rank == 0:
-        (folder / "result.json").write_text(json.dumps(result))
+    if values is not None:
+        values.close()
     disconnect(job["world"])
 
 
@@ -146,4 +184,4 @@ def pin(rank: int, world: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    rank_main(Path(sys.argv[1]), int(sys.argv[2]))
+    rank_main(Path(sys.argv[1]), int(sys.argv[2]), os.fdopen(int(sys.argv[3]), "w") if sys.argv[3:] else None)

@@ -224,6 +224,22 @@ def load_rank(
     return module.to(dtype).eval()
 
 
+def cut_rank(model: str | Path, rank: int, world: int, device: str = "cpu") -> nn.Module:
+    """One rank's module straight from a model folder, without shards on the disk.
+
+    Raises:
+        InputError: the model is damaged, or cannot be divided over `world` ranks.
+    """
+    model = Path(model)
+    config = models.load_config(model)
+    module = empty_rank(config, rank, world)
+    with open_weights(model / "model.safetensors") as weights:
+        tensors = models.shard(weights.get_tensor, list(weights.keys()), config, rank, world)
+    check_shapes(model, tensors, module)
+    module.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, assign=True)
+    return module.eval()
+
+
 def read_shard(path: Path, rank: int, identity: str, device: str) -> dict[str, Tensor]:
     """The tensors in `path`, which has to be rank `rank` of the model that config.json identifies."""
     with open_weights(path) as weights:
