@@ -127,7 +127,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
     if len(weight) == 1:  # one split on this rank: the plain product is the faster one
         return F.linear(x[0], weight[0], None if bias is None else bias[0]).unsqueeze(0)
-    if torch.is_autocast_enabled(x.device.type):  # which would not reach into BatchedProduct
+    # Autocast, which meta tensors know nothing of, would not reach into BatchedProduct.
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
     y = BatchedProduct.apply(x.flatten(1, -2), weight)
