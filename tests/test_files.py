@@ -77,3 +77,17 @@ def test_a_librarys_own_error_about_a_full_disk_is_one_clear_line_too(tmp_path):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     with pytest.raises(RuntimeError, match="something else"), files.writing(tmp_path / "model"):
         raise RuntimeError("something else")
+
+
+def test_a_folder_is_whole_or_as_it_was_and_takes_its_predecessors_place(tmp_path):
+    path = tmp_path / "folder"
+    with files.writing_folder(path) as folder:
+        (folder / "old").write_text("1")
+    with pytest.raises(ZeroDivisionError), files.writing_folder(path) as folder:
+        (folder / "new").write_text(f"{1 / 0}")
+    assert [entry.name for entry in path.iterdir()] == ["old"]
+    (tmp_path / ".folder.abc.999999999.part").mkdir()
+    with files.writing_folder(path) as folder:
+        (folder / "new").write_text("2")
+    assert [entry.name for entry in path.iterdir()] == ["new"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]

@@ -31,6 +31,8 @@ imports = typer.Typer(
     help="Make a model folder of weights from elsewhere; only tensors are read.", no_args_is_help=True
 )
 app.add_typer(imports, name="import")
+exports = typer.Typer(help="Write a model folder in the form that another program reads.", no_args_is_help=True)
+app.add_typer(exports, name="export")
 
 Out = Annotated[Path, typer.Option(help="What this stage writes.")]
 Scale = Annotated[str, typer.Option(help="Scale, for the column of that name.")]
@@ -430,6 +432,27 @@ def import_model(
 
     with hold(model, "import"):
         read(source, model, tokenizer)
+
+
+@exports.command("hf")
+def export_huggingface(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; there must be none yet.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json for a model without one; equal to its own otherwise.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Folder with perplexity.csv and superglue.csv, for the model card.")
+    ] = None,
+    weights_license: Annotated[
+        str | None, typer.Option("--license", help="License of the weights, for the model card: mit, cc-by-4.0, ...")
+    ] = None,
+) -> None:
+    """Write a folder that transformers' AutoModelForCausalLM loads."""
+    from krakenlm.export.huggingface import export_huggingface as write
+
+    with hold(folder, "export"):
+        write(model, folder, tokenizer, scores, folder_under_results(model), weights_license)
 
 
 @app.command()

@@ -46,6 +46,34 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def writing_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes `path`'s place once the block has ended without an error.
+
+    What was in `path` before goes; a process that dies in the block leaves it as it was.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=f".{os.getpid()}.part", dir=path.parent))
+    try:
+        with explaining_full_disk(path):
+            yield temporary
+            # mkdtemp and safetensors make private entries; a result is as readable as the user's umask says.
+            for entry in [*temporary.rglob("*"), temporary]:
+                entry.chmod((0o777 if entry.is_dir() else 0o666) & ~current_umask())
+                sync(entry)
+        if path.exists():
+            shutil.rmtree(path)
+        os.rename(temporary, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def explaining_full_disk(path: Path) -> Iterator[None]:
     """Turn what a full disk makes a writer of `path` raise into one clear line.
 
@@ -72,7 +100,11 @@ def remove_leftovers(path: Path) -> None:
     """Remove what a killed writer of `path` left beside it (its process is in the name and no longer runs)."""
     for leftover in path.parent.glob(f".{path.name}.*.part"):
         process = leftover.name.split(".")[-2]
-        if not Path(f"/proc/{process}").exists():
+        if Path(f"/proc/{process}").exists():
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
             leftover.unlink(missing_ok=True)
 
 

@@ -7,8 +7,9 @@ import torch
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.inference.complete import complete, pieces
+from krakenlm.inference.complete import complete, pieces, tokens_on_rank
 from krakenlm.inference.generate import Sampling, likeliest
+from krakenlm.models.collectives import ALONE
 from krakenlm.text.tokenizer import load_tokenizer, train_tokenizer
 
 LOGITS = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).repeat(4000, 1)
@@ -65,6 +66,12 @@ def test_pieces_put_together_are_the_decoded_tokens(model):
     tokenizer = load_tokenizer(model / "tokenizer.json")
     tokens = tokenizer.encode("naïve 火 €").ids  # several of these are parts of a character
     assert "".join(pieces(iter([*tokens, 0, 5]), tokenizer, end=0)) == "naïve 火 €"
+
+
+def test_what_only_pads_the_vocabulary_is_never_drawn(model):
+    # Of 320 ids, all about equally likely at this temperature, 5 are tokens.
+    tokens = tokens_on_rank(ALONE, "cpu", str(model), [1], 23, {"temperature": 1e6}, vocabulary=5)
+    assert set(tokens) <= set(range(5))
 
 
 def test_generation_ends_with_the_block(model, monkeypatch):

@@ -40,6 +40,7 @@ def complete(
         )
     choice(sampling)
     arguments = {"model": str(model), "prompt": prompt_ids, "new_tokens": min(new_tokens, room), "sampling": sampling}
+    arguments["vocabulary"] = tokenizer.get_vocab_size()
     if tp == 1:
         tokens = tokens_on_rank(ALONE, "cpu", **arguments)
     else:
@@ -53,12 +54,21 @@ def choice(sampling: dict | None) -> Callable[[Tensor], Tensor]:
 
 @torch.inference_mode()
 def tokens_on_rank(
-    comm: Collectives, device: str, model: str, prompt: list[int], new_tokens: int, sampling: dict | None
+    comm: Collectives,
+    device: str,
+    model: str,
+    prompt: list[int],
+    new_tokens: int,
+    sampling: dict | None,
+    vocabulary: int,
 ) -> Iterator[int]:
-    """Body of one rank: the tokens behind the prompt."""
+    """Body of one rank: the tokens behind the prompt, of the first `vocabulary`; what lies behind those is padding."""
     module = cut_rank(model, comm.rank, comm.world, device)
     prompt_1T = torch.tensor([prompt], device=device)
-    for token_1 in generate(module, prompt_1T, new_tokens, comm, choose=choice(sampling)):
+    choose = choice(sampling)
+    for token_1 in generate(
+        module, prompt_1T, new_tokens, comm, choose=lambda logits_1V: choose(logits_1V[:, :vocabulary])
+    ):
         yield token_1.item()
 
 
@@ -66,7 +76,7 @@ def pieces(tokens: Iterator[int], tokenizer: Tokenizer, end: int) -> Iterator[st
     """The text of the tokens before `end`, each piece as soon as its bytes are whole characters."""
     stream = DecodeStream(skip_special_tokens=True)
     for token in tokens:
-        if token == end or token >= tokenizer.get_vocab_size():  # the rest is padding of the vocabulary
+        if token == end:
             return
         piece = stream.step(tokenizer, token)
         if piece is not None:

@@ -5,13 +5,9 @@ modeling_utils.py), and under `krakenlm` the model's own configuration. Heads ar
 take; the PyTorch engine strips the padding when it loads a rank.
 """
 
-import contextlib
 import hashlib
 import json
 import math
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,7 +18,7 @@ from torch.nn import functional as F
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.files import explaining_full_disk, read_json, sync, write_json
+from krakenlm.files import read_json, write_json, writing_folder
 from krakenlm.models.blocks import INITIAL_STD, Config, decays
 
 # Head sizes that both of TensorRT-LLM's attention kernels take: prefill (fmha_supported in kernels/
@@ -89,11 +85,12 @@ def write_shards(model: str | Path, out: str | Path, tp: int) -> None:
     described = checkpoint_config(config, tp)
     with open_weights(model / "model.safetensors") as weights:
         described["identity"] = identity(described, model / "model.safetensors")
-        with writing_shards(out, described) as folder:
+        with writing_folder(out) as folder:
             for rank, module in enumerate(modules):
                 tensors = models.shard(weights.get_tensor, list(weights.keys()), config, rank, tp)
                 check_shapes(model, tensors, module)
                 write_rank(folder, rank, tensors, module, described)
+            write_json(folder / "config.json", described)
 
 
 def identity(described: dict, weights: Path) -> str:
@@ -105,32 +102,12 @@ def identity(described: dict, weights: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def writing_shards(out: Path, described: dict) -> Iterator[Path]:
-    """Yield an empty folder beside `out`; with config.json added it takes the place of `out`, once it is complete."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
-    for leftover in out.parent.glob(f".{out.name}.*.part"):  # of a killed writer: this one holds the output's lock
-        shutil.rmtree(leftover)
-    temporary.mkdir(parents=True)
-    try:
-        with explaining_full_disk(out):
-            yield temporary
-            write_json(temporary / "config.json", described)
-        if out.exists():
-            shutil.rmtree(out)
-        os.rename(temporary, out)
-        sync(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_rank(folder: Path, rank: int, tensors: dict[str, Tensor], module: nn.Module, described: dict) -> None:
     """Write one rank's file, its heads padded, with the model's identity and the rank in its metadata."""
     sizes = module.config.head_size, described["head_size"]
     padded = {name: resize_heads(name, tensor, module.heads, *sizes).contiguous() for name, tensor in tensors.items()}
-    path = folder / f"rank{rank}.safetensors"
-    save_file(padded, path, metadata={"identity": described["identity"], "rank": str(rank)})
-    sync(path)
+    metadata = {"identity": described["identity"], "rank": str(rank)}
+    save_file(padded, folder / f"rank{rank}.safetensors", metadata=metadata)
 
 
 def write_random_shards(config: Config, out: str | Path, tp: int, seed: int) -> None:
@@ -141,8 +118,8 @@ def write_random_shards(config: Config, out: str | Path, tp: int, seed: int) -> 
     """
     for rank in range(tp):
         empty_rank(config, rank, tp)
-    with writing_shards(Path(out), checkpoint_config(config, tp) | {"seed": seed}):
-        pass
+    with writing_folder(out) as folder:
+        write_json(folder / "config.json", checkpoint_config(config, tp) | {"seed": seed})
 
 
 def empty_rank(config: Config, rank: int, world: int) -> nn.Module:

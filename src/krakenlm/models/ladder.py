@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from krakenlm.models import blocks, standard
 from krakenlm.models.blocks import ALL, Cache, Embedding, LayerNorm
 from krakenlm.models.collectives import ALONE, Collectives
+from krakenlm.models.standard import Layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Ladder(nn.Module):
         blocks.check_world(config, world)
         self.config, self.splits, self.heads = config, 1, config.n_head // world
         self.embedding = Embedding(config, rank, world)
-        self.layers = nn.ModuleList(standard.Layer(config, world) for _ in range(config.n_layer))
+        self.layers = nn.ModuleList(Layer(config, world) for _ in range(config.n_layer))
         self.norm = LayerNorm(config.width, bias=config.bias)
 
     def forward(

@@ -1,5 +1,6 @@
 """One model trained from tokens to weights, or a broken-off training gone on with."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def train(
     if trainer.global_step != settings.steps + 1:
         raise SystemExit(f"training: ended at step {trainer.global_step} of {settings.steps}; run again to go on")
     if trainer.is_global_zero:
-        write_outputs(out_dir, Path(tokenizer), network, settings, seed, record)
+        write_outputs(out_dir, Path(tokenizer), network, settings, seed, record, store.manifest)
     trainer.strategy.barrier("outputs written")
 
 
@@ -117,7 +118,13 @@ def full_identity(identity: str, store: TokenStore, model_config: dict, recipe: 
 
 
 def write_outputs(
-    out_dir: Path, tokenizer: Path, network: torch.nn.Module, recipe: Recipe, seed: int, record: Record
+    out_dir: Path,
+    tokenizer: Path,
+    network: torch.nn.Module,
+    recipe: Recipe,
+    seed: int,
+    record: Record,
+    manifest: dict,
 ) -> None:
     """Everything a later stage reads; metrics.json comes last, so where it is the rest is too."""
     copy(tokenizer, out_dir / "tokenizer.json")
@@ -131,6 +138,8 @@ def write_outputs(
             "steps": recipe.steps,
             "tokens_seen": (recipe.steps + 1) * tokens_per_step,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "recipe": {key: value for key, value in asdict(recipe).items() if key not in WATCHING},
+            "tokens": manifest,
             "curve": record.curve,
             "validation": record.validation,
             "validation_tokens": record.validation_tokens_seen(),
