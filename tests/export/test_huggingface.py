@@ -147,6 +147,8 @@ def test_padding_on_the_left_changes_nothing(name, load):
     model = load(name)
     logits = model(padded, attention_mask=mask).logits
     torch.testing.assert_close(logits[0, 5:], model(PROMPTS[:1]).logits[0], rtol=1e-4, atol=1e-4)
+    some = torch.tensor([5, 9])
+    torch.testing.assert_close(model(padded, attention_mask=mask, logits_to_keep=some).logits, logits[:, some])
     together = model.generate(padded, attention_mask=mask, **GREEDY)
     assert torch.equal(together[0, 12:], model.generate(PROMPTS[:1], **GREEDY)[0, 7:])
     assert torch.equal(together[1, 12:], model.generate(padded[1:], **GREEDY)[0, 12:])

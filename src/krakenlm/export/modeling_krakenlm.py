@@ -147,28 +147,26 @@ class Context:
     ) -> None:
         self.past, self.positions_BT, self.batch = past, positions_BT, len(tokens_BT)
         length, device = tokens_BT.shape[-1], tokens_BT.device
-        earlier = past.get_seq_length() if past is not None else 0
-        self.check(length, earlier, model.config.block_size, mask)
-        if mask is not None and mask.dim() == 2:
-            if positions_BT is None:
-                self.positions_BT = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-            if mask.all():
-                mask = None
+        self.earlier = int(past.get_seq_length()) if past is not None else 0
+        self.end = self.earlier + length
+        self.check(model.config.block_size, mask)
+        if mask is not None and mask.dim() == 2 and mask.all():
+            mask = None
+        self.seen_B1TS = None if mask is None else seen(mask, self.earlier)
+        if positions_BT is None and (mask is None or mask.dim() == 4):
+            self.positions_BT = torch.arange(self.earlier, self.end, device=device)[None]
         elif positions_BT is None:
-            self.positions_BT = earlier + torch.arange(length, device=device)[None]
-        keys = past.get_mask_sizes(length, 0)[0] if past is not None else length
-        self.seen_B1TS = None if mask is None and not earlier else seen(mask, earlier, length, keys, device)
+            self.positions_BT = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, self.earlier :]
 
-    def check(self, length: int, earlier: int, block_size: int, mask: Tensor | None) -> None:
-        if earlier + length > block_size:
+    def check(self, block_size: int, mask: Tensor | None) -> None:
+        if self.end > block_size:
             raise InputError(
                 f"input_ids: expected at most block_size ({block_size}) tokens in a row, padding and the cache's "
-                f"{int(earlier)} included, found {int(earlier) + length}; shorten the input or ask for fewer new tokens"
+                f"{self.earlier} included, found {self.end}; shorten the input or ask for fewer new tokens"
             )
-        expected = (self.batch, int(earlier) + length)
-        if mask is not None and mask.dim() != 4 and tuple(mask.shape) != expected:
+        if mask is not None and mask.dim() != 4 and tuple(mask.shape) != (self.batch, self.end):
             raise InputError(
-                f"attention_mask: expected the shape {expected}, (batch, tokens with the cache's), found "
+                f"attention_mask: expected the shape {(self.batch, self.end)}, (batch, tokens with the cache's), found "
                 f"{tuple(mask.shape)}; give one for every token"
             )
 
@@ -176,30 +174,29 @@ class Context:
         """Places of the tokens, (B, T) or (1, T)."""
         return self.positions_BT
 
-    def attend(self, layer: int, q_LHTK: Tensor, k_LHTK: Tensor, v_LHTK: Tensor) -> Tensor:
-        """Keep k and v, and attend from q to everything kept that is no padding."""
-        splits = len(q_LHTK) // self.batch
+    def attend(self, layer: int, q_LHPK: Tensor, k_LHTK: Tensor, v_LHTK: Tensor, at_P: Tensor | None = None) -> Tensor:
+        """Keep k and v, and attend from q, at `at_P` of T or last, to everything kept that is no padding."""
+        splits = len(q_LHPK) // self.batch
         # (N * B, H, T, K) to (B, N * H, T, K) and, below, back.
-        q, k, v = (x.unflatten(0, (splits, -1)).transpose(0, 1).flatten(1, 2) for x in (q_LHTK, k_LHTK, v_LHTK))
+        q, k, v = (x.unflatten(0, (splits, -1)).transpose(0, 1).flatten(1, 2) for x in (q_LHPK, k_LHTK, v_LHTK))
         keys, values = (k, v) if self.past is None else self.past.update(k, v, layer)
+        keys, values = keys[:, :, : self.end], values[:, :, : self.end]  # a cache of fixed size has room behind them
         if self.seen_B1TS is None:
-            y = causal_attention(q, k, v)
+            y = causal_attention(q, keys, values, None if at_P is None else self.earlier + at_P)
         else:
-            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=self.seen_B1TS)
+            queries = slice(-q.shape[2], None) if at_P is None else at_P
+            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=self.seen_B1TS[:, :, queries, : self.end])
         return y.unflatten(1, (splits, -1)).transpose(0, 1).flatten(0, 1)
 
     def advance(self, length: int) -> None:
         """transformers' cache counts by itself."""
 
 
-def seen(mask: Tensor | None, earlier: int, length: int, keys: int, device: torch.device) -> Tensor:
-    """Which of S keys each of `length` queries sees, (B or 1, 1, T, S): those before it that are no padding."""
-    if mask is not None and mask.dim() == 4:
+def seen(mask: Tensor, earlier: int) -> Tensor:
+    """Which of S keys each query behind the `earlier` tokens sees, (B, 1, T, S): those up to it, without padding."""
+    if mask.dim() == 4:
         return mask
-    places_T1, keys_S = earlier + torch.arange(length, device=device)[:, None], torch.arange(keys, device=device)
-    seen_B1TS = (keys_S <= places_T1)[None, None]
-    if mask is None:
-        return seen_B1TS
-    kept_BS = F.pad(mask.bool(), (0, keys - mask.shape[1]))  # a cache of fixed size has room behind its tokens
+    keys_S = torch.arange(mask.shape[1], device=mask.device)
+    places_T1 = keys_S[earlier:, None]
     # A query that is padding sees itself: a softmax over nothing is no number.
-    return seen_B1TS & kept_BS[:, None, None, :] | (keys_S == places_T1)
+    return (keys_S <= places_T1) & mask.bool()[:, None, None, :] | (keys_S == places_T1)
