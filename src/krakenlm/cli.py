@@ -31,6 +31,11 @@ imports = typer.Typer(
     help="Make a model folder of weights from elsewhere; only tensors are read.", no_args_is_help=True
 )
 app.add_typer(imports, name="import")
+
+machines = typer.Typer(help="Describe machines for the simulator (config/hardware).", no_args_is_help=True)
+measured_elsewhere = typer.Typer(help="From kernels that others have measured.", no_args_is_help=True)
+app.add_typer(machines, name="hardware")
+machines.add_typer(measured_elsewhere, name="import")
 exports = typer.Typer(help="Write a model folder in the form that another program reads.", no_args_is_help=True)
 app.add_typer(exports, name="export")
 
@@ -453,6 +458,23 @@ def export_huggingface(
 
     with hold(folder, "export"):
         write(model, folder, tokenizer, scores, folder_under_results(model), weights_license)
+
+
+@measured_elsewhere.command("aiconfigurator")
+def import_aiconfigurator(
+    clone: Annotated[Path, typer.Argument(help="Folder of a clone of ai-dynamo/aiconfigurator, after git lfs pull.")],
+    system: Annotated[str, typer.Option(help="A name below its systems/, such as h100_sxm.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Description to write; config/hardware/<system>.yaml if none.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Of TensorRT-LLM's kernels; the newest if none.")] = None,
+) -> None:
+    """Describe a system whose kernels NVIDIA has measured."""
+    from krakenlm.latency.aiconfigurator import write_system
+
+    out = out or Path(f"config/hardware/{system}.yaml")
+    with hold(out, "hardware"):
+        write_system(clone, system, out, version)
 
 
 @app.command()
