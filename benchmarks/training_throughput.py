@@ -28,6 +28,7 @@ from krakenlm import models
 from krakenlm.latency.statistics import speedup
 from krakenlm.machine import keep_freed_memory
 from krakenlm.models.sizing import parameter_count, training_flops_per_token
+from krakenlm.training.calibration import matrix_rate
 
 WARMUP, RUNS = 3, 20
 GPU_WARMUP, GPU_RUNS = 5, 20
@@ -233,14 +234,6 @@ def peak_resident_kb() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1))
 
 
-def matrix_rate(device: str) -> float:
-    """FLOP/s of a large matrix product, float32 on a CPU, bfloat16 on a GPU: the best of ten."""
-    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (1024, torch.float32)
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    taken = [timed(lambda: torch.mm(a, b)[0, 0], device) for _ in range(12)]
-    return 2 * size**3 / (min(taken[2:]) * 1e-3)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -255,7 +248,7 @@ def main() -> None:
         index, kind = options.memory_of
         print_memory(groups[index], kind, shape, options.device, options.compiled)
         return
-    rate = matrix_rate(options.device)
+    rate = matrix_rate(torch.device(options.device), torch.bfloat16 if gpu else torch.float32)
     print(f"{options.device}, {torch.get_num_threads()} thread, matrix product {rate / 1e9:.0f} GFLOP/s\n")
     print("| shapes | run | model | parameters | step, ms | tokens/s | of matrix rate | peak, MB | Kraken's speed-up |")
     print("|---|---|---|---|---|---|---|---|---|")
