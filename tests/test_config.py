@@ -155,3 +155,28 @@ def test_an_engine_takes_the_most_ranks_that_divide_its_splits(tiny):
     assert config.engine_tp(tiny, "kraken-4way") == 4
     tiny["models"]["kraken-4way"] |= {"degree": 6, "n_head": 12}
     assert config.engine_tp(tiny, "kraken-4way") == 2
+
+
+@pytest.mark.parametrize(
+    ("tasks", "nodes", "expected"),
+    [
+        (16, 2, "srun --nodes=2 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=4 --kill-on-bad-exit=1"),
+        (2, 1, "srun --nodes=1 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=4 --kill-on-bad-exit=1"),
+    ],
+)
+def test_srun_starts_one_task_per_device_in_equal_shares_on_every_node(tasks, nodes, expected):
+    resources = {"tasks": tasks, "nodes": nodes, "mpi": "srun", "cpus_per_task": 4}
+    assert config.launcher(resources) == expected
+
+
+def test_without_srun_a_training_starts_by_itself_and_devices_that_nodes_do_not_divide_are_refused():
+    assert config.launcher({"tasks": 1, "nodes": 1, "cpus_per_task": 4}) == ""
+    with pytest.raises(InputError, match="nodes of rule train: expected a number that divides its 8 devices, found 3"):
+        config.launcher({"tasks": 8, "nodes": 3, "mpi": "srun", "cpus_per_task": 4})
+
+
+def test_a_training_takes_the_cores_of_all_its_devices(tiny):
+    tiny["training"] |= {"threads": 3, "devices": 4}
+    assert (config.devices(tiny, "standard"), config.training_threads(tiny, "standard")) == (4, 12)
+    tiny["training"] |= {"gpus": 8, "devices": None}
+    assert config.devices(tiny, "standard") == 8

@@ -324,6 +324,38 @@ def weights_recipe(config: Mapping, model: str) -> dict:
     return {key: value for key, value in recipe(config, model).items() if key not in WATCHING}
 
 
+def devices(config: Mapping, model: str) -> int:
+    """How many processes train a model: one per GPU, or as many as its recipe says."""
+    values = recipe(config, model)
+    return values.get("devices") or max(1, values["gpus"])
+
+
+def training_threads(config: Mapping, model: str) -> int:
+    """Cores that a model's training takes, on all its machines together."""
+    return devices(config, model) * recipe(config, model)["threads"]
+
+
+def launcher(resources: Mapping) -> str:
+    """What starts a training's processes on a cluster: `srun` with a task per device, or nothing.
+
+    Raises:
+        InputError: the devices do not divide over the nodes.
+    """
+    tasks, nodes = resources["tasks"], resources["nodes"]
+    if "mpi" not in resources.keys():  # noqa: SIM118 - Snakemake's resources are a list with names
+        return ""
+    if tasks % nodes:
+        raise InputError(
+            f"nodes of rule train: expected a number that divides its {tasks} devices, found {nodes}; change "
+            "set-resources in the profile, or training.gpus"
+        )
+    # --kill-on-bad-exit: without one process the others would wait for it until the time limit.
+    return (
+        f"{resources['mpi']} --nodes={nodes} --ntasks={tasks} --ntasks-per-node={tasks // nodes} "
+        f"--cpus-per-task={resources['cpus_per_task']} --kill-on-bad-exit=1"
+    )
+
+
 def architecture(config: Mapping, model: str) -> dict:
     """The model's configuration less `vocab_size`, which the tokenizer decides."""
     fields = {key: value for key, value in config["models"][model].items() if key != "training"}

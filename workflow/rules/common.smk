@@ -14,16 +14,16 @@ from krakenlm import plan
 from krakenlm.errors import InputError
 from krakenlm.files import claim, held_locks
 
+# Snakemake learns its executor only after it has read this file. A local one always has a number of cores; a cluster's
+# profile has none, and its jobs know themselves as such.
+ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.cores is None
+
 
 def find_scale(wanted):
     """Name of the scale. `auto` is resolved once, by the process that the user started; its jobs inherit the answer."""
     if wanted != "auto":
         return wanted
-    if (
-        workflow.remote_exec
-        or workflow.non_local_exec_or_dryrun
-        and not workflow.dryrun
-    ):
+    if ON_CLUSTER:
         raise InputError(
             "scale: expected a name, found auto, which every node of a cluster would resolve anew; "
             "add --config scale=paper (or single-gpu, tiny)"
@@ -70,6 +70,22 @@ def before_first_job():
     plan.refuse_over_budget(estimate, CONFIG, sys.argv)
 
 
+def tasks(model):
+    """How many processes SLURM starts for a training; elsewhere one, which starts the others."""
+    executor = workflow.executor_plugin.name if workflow.executor_plugin else ""
+    on_slurm = executor.startswith("slurm") or (
+        workflow.remote_exec and "SLURM_JOB_ID" in os.environ
+    )
+    return settings.devices(CONFIG, model) if on_slurm else 1
+
+
+def timing_gpus(tp):
+    """GPUs of a timing job: this machine's, so that nothing runs beside it; on a cluster as many as it has ranks."""
+    if ON_CLUSTER:
+        return tp if CONFIG["device"] == "cuda" else None
+    return GPUS or None
+
+
 def model_folder(model, seed):
     return f"{model}/seed{seed}-{settings.model_fingerprint(CONFIG, model)}"
 
@@ -100,8 +116,8 @@ ENGINES = [
     f"{model_folder(model, seed)}/tp{settings.engine_tp(CONFIG, model)}"
     for model, seed in settings.model_seeds(CONFIG)
 ]
-GPUS = settings.count_gpus() if CONFIG["device"] == "cuda" else 0
-if workflow.local_exec and not plan.is_dry_run(sys.argv) and workflow.is_main_process:
+GPUS = settings.count_gpus() if CONFIG["device"] == "cuda" and not ON_CLUSTER else 0
+if workflow.is_main_process and not ON_CLUSTER and not plan.is_dry_run(sys.argv):
     # Set nowhere else: Snakemake silently cuts a job's request to it.
     workflow.global_resources["gpu"] = GPUS
 # One line for every rule's shell: empty here, `srun` or `mpirun -n K` from a cluster's profile.
@@ -119,7 +135,7 @@ wildcard_constraints:
 
 
 os.environ.update(
-    settings.stage_environment(CONFIG, REPRODUCTION, local=workflow.local_exec)
+    settings.stage_environment(CONFIG, REPRODUCTION, local=not ON_CLUSTER)
 )
 announce(
     f"scale {SCALE}, text {DATA}; others: "

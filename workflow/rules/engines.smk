@@ -34,10 +34,10 @@ rule engines:
         f"{ROOT}/logs/engines.log",
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 1
+    threads: workflow.resource_settings.cores or 1
     resources:
         timing=1,
-        gpu=GPUS,
+        gpu=timing_gpus(CONFIG["engines"]["tp"]),
     params:
         launcher=LAUNCHER,
         root=subpath(input.manifest, ancestor=2),

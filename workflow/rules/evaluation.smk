@@ -38,7 +38,7 @@ rule perplexity:
         "../../envs/pipeline.yaml"
     threads: CONFIG["evaluation"]["threads"]
     resources:
-        gpu=min(1, GPUS),
+        gpu=1 if CONFIG["device"] == "cuda" else None,
     params:
         launcher=LAUNCHER,
         model=subpath(input.weights, parent=True),
@@ -95,7 +95,7 @@ rule superglue:
         "../../envs/pipeline.yaml"
     threads: CONFIG["evaluation"]["threads"]
     resources:
-        gpu=min(1, GPUS),
+        gpu=1 if CONFIG["device"] == "cuda" else None,
     params:
         launcher=LAUNCHER,
         model=subpath(input.weights, parent=True),

@@ -9,10 +9,10 @@ rule ttft:
         f"results/{LATENCY}/logs/{{size}}-tp{{tp}}.log",
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 1
+    threads: workflow.resource_settings.cores or 1
     resources:
         timing=1,
-        gpu=GPUS,
+        gpu=lambda wildcards: timing_gpus(int(wildcards.tp)),
     params:
         launcher=LAUNCHER,
         shape=lambda wildcards: json.dumps(CONFIG["latency"]["sizes"][wildcards.size]),

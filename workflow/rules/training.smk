@@ -1,6 +1,6 @@
-# Tokens in, models out: trained here, or read from elsewhere. Checkpoints live in the model's folder and are never declared: Snakemake deletes the
-# outputs of a failed job, and a run of days would go with them. The outputs are `update`: Snakemake leaves an earlier
-# version where it is until the job replaces it, and restores it if the job fails.
+# Tokens in, models out: trained here, or read from elsewhere. Checkpoints live in the model's folder and are never
+# declared: Snakemake deletes the outputs of a failed job, and a run of days would go with them. The outputs are
+# `update`: Snakemake leaves an earlier version where it is until the job replaces it, and restores it if the job fails.
 
 
 rule train:
@@ -29,11 +29,17 @@ rule train:
         model="|".join(map(re.escape, settings.trained(CONFIG))),
     conda:
         "../../envs/pipeline.yaml"
-    threads: lambda wildcards: settings.recipe(CONFIG, wildcards.model)["threads"]
+    threads: lambda wildcards: settings.training_threads(CONFIG, wildcards.model)
     resources:
-        gpu=lambda wildcards: settings.recipe(CONFIG, wildcards.model)["gpus"],
+        gpu=lambda wildcards: settings.recipe(CONFIG, wildcards.model)["gpus"] or None,
+        nodes=1,
+        # What SLURM has to know of a job that starts its processes itself: see docs/clusters.md.
+        mpi=lambda wildcards: "srun" if tasks(wildcards.model) > 1 else None,
+        tasks=lambda wildcards: tasks(wildcards.model),
+        tasks_per_gpu=0,
+        cpus_per_task=lambda wildcards, threads: threads // tasks(wildcards.model),
     params:
-        launcher=LAUNCHER,
+        launcher=lambda wildcards, resources: settings.launcher(resources),
         steps=lambda wildcards: settings.recipe(CONFIG, wildcards.model)["steps"],
         tokens=subpath(input.manifest, parent=True),
         architecture=lambda wildcards: json.dumps(
