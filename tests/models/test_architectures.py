@@ -28,6 +28,7 @@ from krakenlm.models.sizing import (
     training_memory,
 )
 
+PAPER = yaml.safe_load((Path(__file__).parents[2] / "config" / "scales" / "paper.yaml").read_text())
 SMALL = {"n_layer": 3, "n_head": 4, "width": 24, "vocab_size": 96, "block_size": 32}
 SIZES = {
     "standard": {"architecture": "standard", **SMALL},
@@ -39,7 +40,7 @@ SIZES = {
     "kraken-3way-odd": {"architecture": "kraken", "degree": 3, **SMALL, "n_head": 9, "width": 21},
     "kraken-6way": {"architecture": "kraken", "degree": 6, **SMALL, "n_head": 6, "width": 11},
 }
-for name in ("standard", "parallel", "ladder", "kraken-2way", "kraken-3way-odd"):
+for name in tuple(SIZES):
     SIZES[f"{name}-bias-untied"] = {**SIZES[name], "bias": True, "tied": False}
 
 
@@ -216,21 +217,22 @@ def test_parameters_are_counted_without_building(name):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "parameters"),
+    ("name", "parameters"),
     [
-        ({"architecture": "kraken", "degree": 2, "n_layer": 12, "n_head": 12, "width": 678}, 124_012_302),
-        ({"architecture": "kraken", "degree": 4, "n_layer": 12, "n_head": 12, "width": 504}, 124_476_408),
-        ({"architecture": "kraken", "degree": 6, "n_layer": 12, "n_head": 12, "width": 418}, 123_205_082),
-        ({"architecture": "kraken", "degree": 2, "n_layer": 24, "n_head": 16, "width": 888}, 350_043_384),
-        ({"architecture": "kraken", "degree": 4, "n_layer": 24, "n_head": 16, "width": 644}, 353_355_716),
-        ({"architecture": "kraken", "degree": 4, "n_layer": 24, "n_head": 16, "width": 960}, 760_935_360),
-        ({"architecture": "standard", "n_layer": 12, "n_head": 12, "width": 768}, 124_373_760),
-        ({"architecture": "standard", "n_layer": 24, "n_head": 16, "width": 1024}, 354_599_936),
-        ({"architecture": "standard", "n_layer": 36, "n_head": 20, "width": 1280}, 773_582_080),
+        ("kraken-125m-2way", 124_012_302),
+        ("kraken-125m-4way", 124_476_408),
+        ("kraken-125m-6way", 123_205_082),
+        ("kraken-350m-2way", 350_043_384),
+        ("kraken-350m-4way", 353_355_716),
+        ("kraken-760m-4way", 760_935_360),
+        ("gpt2-124m", 124_373_760),
+        ("gpt2-355m", 354_599_936),
+        ("gpt2-774m", 773_582_080),
     ],
 )
-def test_the_papers_configurations_have_the_papers_parameters(sizes, parameters):
-    sizes = sizes | {"vocab_size": 50304, "block_size": 1024}
+def test_the_papers_configurations_have_the_papers_parameters(name, parameters):
+    sizes = {key: value for key, value in PAPER["models"][name].items() if key != "training"}
+    sizes |= {"vocab_size": 50304, "block_size": PAPER["block_size"]}
     assert parameter_count(sizes) == parameters
     with torch.device("meta"):
         module = models.build_rank(models.config_from_dict(sizes))
@@ -267,15 +269,29 @@ def test_the_width_that_matches_is_the_nearest_multiple():
     assert kraken_width(1024, 16, 2) == (896, 28)  # 886.8 in multiples of 64
     assert kraken_width(12288, 96, 8) == (5376, 8 * 42)  # 5320.9 in multiples of 128
     assert kraken_width(768, 12, 4, rule="head_count") == (471, 12)  # 470.3 in multiples of 3
-    sizes = {
-        "architecture": "kraken",
-        "degree": 2,
-        "n_layer": 12,
-        "n_head": 12,
-        "vocab_size": 50304,
-        "block_size": 1024,
-    }
-    assert kraken_width_for_total(124_012_302, sizes) == 678
+
+
+def test_the_width_that_matches_in_all_is_the_nearest_multiple():
+    gpt2 = {"architecture": "standard", "n_layer": 12, "n_head": 12, "width": 768, "vocab_size": 50304}
+    gpt2["block_size"] = 1024
+    assert kraken_width_for_total(gpt2, 2, rule="head_count") == (678, 12)  # two of the authors' own
+    assert kraken_width_for_total(gpt2, 4, rule="head_count") == (504, 12)
+    for options in ({}, {"bias": True, "tied": False}):
+        standard = gpt2 | options
+        width, heads = kraken_width_for_total(standard, 4)
+        assert width / (heads // 4) == 64
+        kraken = standard | {"architecture": "kraken", "degree": 4, "n_head": heads}
+        distances = {
+            w: abs(parameter_count(kraken | {"width": w}) - parameter_count(standard)) for w in range(64, 1024, 64)
+        }
+        assert width == min(distances, key=distances.get)
+
+
+def test_heads_that_cannot_be_matched_are_refused_by_name():
+    with pytest.raises(InputError, match="rule: expected one of head_size, head_count, found 'heads'"):
+        kraken_width(768, 12, 4, rule="heads")
+    with pytest.raises(InputError, match=r"n_head: expected a multiple of the degree \(8\), found 12"):
+        kraken_width(768, 12, 8, rule="head_count")
 
 
 def test_a_kraken_has_a_split_per_rank_and_two_at_least():
@@ -285,8 +301,7 @@ def test_a_kraken_has_a_split_per_rank_and_two_at_least():
 
 
 def test_the_shapes_that_the_paper_times_are_those_of_its_scale():
-    scale = Path(__file__).parents[2] / "config" / "scales" / "paper.yaml"
-    assert yaml.safe_load(scale.read_text())["latency"]["sizes"] == SHAPES
+    assert PAPER["latency"]["sizes"] == SHAPES
 
 
 def test_flops_and_cache_of_gpt2_by_hand():
@@ -413,8 +428,11 @@ def gradients_of(module, tokens_BT):
 @pytest.mark.parametrize("name", SIZES)
 def test_every_architecture_compiles_into_one_graph(name, tokens_BT):
     module = drawn(SIZES[name])
-    compiled = torch.compile(module, fullgraph=True)
-    torch.testing.assert_close(compiled(tokens_BT), module(tokens_BT), rtol=0, atol=1e-10)
+    plain = gradients_of(module, tokens_BT)
+    module.compile(fullgraph=True)
+    compiled = gradients_of(module, tokens_BT)
+    for key, tensor in plain.items():
+        torch.testing.assert_close(compiled[key], tensor, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from krakenlm import models
@@ -123,6 +124,16 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     [
         ({"model": {}}, "expected the tensor transformer.wte.weight"),
         ({"model_args": {"n_layer": 3}}, "expected model_args.n_head"),
+        ({"model_args": 3}, "expected model_args.n_layer, found none"),
+        ({"model": 3}, "expected model to be tensors by name"),
+        (
+            {"model_args": ARGUMENTS | {"n_heads_in_split": 0}},
+            r"expected model_args.n_heads_in_split to divide n_head \(4\), found 0",
+        ),
+        (
+            {"model_args": ARGUMENTS | {"n_layer": 2}},
+            r"expected no tensor that its configuration does not know, found transformer\.h\.0\.2\.attn.* and 11 more",
+        ),
         (
             {"model_args": ARGUMENTS | {"n_embd": 24}},
             r"expected embedding.tokens of shape \(96, 24\).*found \(96, 20\)",
@@ -162,6 +173,49 @@ def test_another_architecture_is_refused_by_name(tmp_path):
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
     with pytest.raises(InputError, match="expected model_type gpt2, found 'llama'"):
         import_gpt2(str(tmp_path / "hf"), tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"activation_function": "gelu"},
+            "expected activation_function 'gelu_new' or 'gelu_pytorch_tanh', .* found 'gelu'",
+        ),
+        ({"layer_norm_epsilon": 1e-6}, "expected layer_norm_epsilon 1e-05, .* found 1e-06"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "expected scale_attn_by_inverse_layer_idx False"),
+        ({"n_layer": "2"}, r"config\.json: n_layer: expected a whole number"),
+        ({"n_inner": 32}, "expected n_inner None or 64, .* found 32"),
+        ({"n_layer": 1}, r"expected no tensor that its configuration does not know, found h\.1\.attn"),
+    ],
+)
+def test_a_gpt2_with_another_forward_pass_is_refused_by_the_key(change, line, tmp_path):
+    gpt2_folder(tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(InputError, match=line):
+        import_gpt2(str(tmp_path / "hf"), tmp_path / "model")
+
+
+def test_the_masks_that_older_files_keep_among_the_weights_are_left_out(tmp_path):
+    model = gpt2_folder(tmp_path / "hf")
+    path = tmp_path / "hf" / "model.safetensors"
+    masks = {f"h.{layer}.attn.bias": torch.ones(1, 1, 32, 32).tril() for layer in range(2)}
+    save_file({name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()} | masks, path)
+    import_gpt2(str(tmp_path / "hf"), tmp_path / "model")
+    tokens_BT = torch.randint(90, (2, 9))
+    with torch.no_grad():
+        expected, logits = model(tokens_BT).logits, models.load_model(tmp_path / "model")(tokens_BT)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_untied_gpt2_keeps_its_own_head(tmp_path):
+    model = gpt2_folder(tmp_path / "hf", tie_word_embeddings=False)
+    import_gpt2(str(tmp_path / "hf"), tmp_path / "model")
+    tokens_BT = torch.randint(90, (2, 9))
+    with torch.no_grad():
+        expected, logits = model(tokens_BT).logits, models.load_model(tmp_path / "model")(tokens_BT)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def tokenizer_file(path, merges):

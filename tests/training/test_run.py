@@ -35,6 +35,12 @@ def test_a_run_of_n_steps_makes_n_plus_one_updates_and_the_first_changes_nothing
     assert metrics["curve"][-1]["loss"] < metrics["curve"][0]["loss"] - 0.5
 
 
+def test_the_record_of_a_run_says_with_which_recipe_and_on_which_tokens(text, undisturbed):
+    metrics = json.loads((undisturbed / "metrics.json").read_text())
+    assert metrics["recipe"].items() >= {key: RECIPE[key] for key in ("steps", "learning_rate", "clip")}.items()
+    assert metrics["tokens"] == json.loads((text[0] / "manifest.json").read_text())
+
+
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(text, undisturbed, tmp_path, monkeypatch):
     class PowerCut(Exception):
         pass

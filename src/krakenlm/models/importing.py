@@ -1,7 +1,6 @@
 """Weights from elsewhere as a model folder like one that was trained here. Nothing is unpickled but tensors."""
 
 import pickle
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +11,10 @@ from torch import Tensor
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.files import read_json, write_json, writing
+from krakenlm.files import copy, read_json, write_json
+from krakenlm.models.blocks import LAYER_NORM_EPS
 from krakenlm.models.sizing import parameter_count
+from krakenlm.models.standard import FFN_EXPANSION
 
 COMPILED_PREFIX = "_orig_mod."
 # Their names within a layer -> ours. GPT-2's and the authors' (which derive from nanoGPT) agree.
@@ -25,6 +26,8 @@ LAYER_NAMES = {
     "mlp.c_fc": "mlp.up",
     "mlp.c_proj": "mlp.down",
 }
+# Causal masks, which some versions of PyTorch and transformers made them keep among the weights, and the tied head.
+NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
 AUTHORS_KEYS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "n_heads_in_split")
 
 
@@ -45,32 +48,46 @@ def import_authors(checkpoint: str | Path, out: str | Path, tokenizer: str | Pat
     if not isinstance(content, dict) or not {"model", "model_args"} <= content.keys():
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: expected the keys model and model_args, found {found}; give the authors' ckpt.pt")
-    sizes = authors_sizes(path, content["model_args"])
-    state = {name.removeprefix(COMPILED_PREFIX): tensor for name, tensor in content["model"].items()}
+    sizes, saved = authors_sizes(path, content["model_args"]), content["model"]
+    if not isinstance(saved, dict) or not all(isinstance(tensor, Tensor) for tensor in saved.values()):
+        raise InputError(
+            f"{path}: expected model to be tensors by name, found something else; give the authors' ckpt.pt"
+        )
+    state = {name.removeprefix(COMPILED_PREFIX): tensor for name, tensor in saved.items()}
     weights = authors_weights(path, state, sizes)
     write_model(path, sizes, weights, out, tokenizer, source=f"the authors' release, {path.name}")
 
 
 def authors_sizes(path: Path, arguments: Mapping) -> dict:
+    """Our sizes from their model_args."""
+    arguments = arguments if isinstance(arguments, dict) else {}
     missing = [key for key in AUTHORS_KEYS if key not in arguments]
     if missing:
-        raise InputError(f"{path}: expected model_args.{missing[0]}, found {', '.join(arguments)}; not a Kraken's")
-    return {
+        found = ", ".join(map(str, arguments)) or "none"
+        raise InputError(f"{path}: expected model_args.{missing[0]}, found {found}; not a Kraken's")
+    heads, per_split = arguments["n_head"], arguments["n_heads_in_split"]
+    if not (isinstance(heads, int) and isinstance(per_split, int) and per_split > 0 and heads % per_split == 0):
+        raise InputError(
+            f"{path}: expected model_args.n_heads_in_split to divide n_head ({heads!r}), found {per_split!r}; the file "
+            "does not fit its own description"
+        )
+    sizes = {
         "architecture": "kraken",
-        "degree": arguments["n_head"] // arguments["n_heads_in_split"],
+        "degree": heads // per_split,
         "n_layer": arguments["n_layer"],
-        "n_head": arguments["n_head"],
+        "n_head": heads,
         "width": arguments["n_embd"],
         "vocab_size": arguments["vocab_size"],
         "block_size": arguments["block_size"],
         "bias": bool(arguments["bias"]),
         "ffn_expansion": arguments.get("ffn_expansion", 2),
     }
+    return checked(path, sizes)
 
 
 def authors_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> dict[str, Tensor]:
     """Their tensors under our names: splits side by side, the last linear by its column blocks."""
-    take = taker(path, state)
+    take = Taker(path, state)
     kinds = ("weight", "bias") if sizes["bias"] else ("weight",)
     weights = {
         "embedding.tokens": take("transformer.wte.weight"),
@@ -87,6 +104,7 @@ def authors_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> 
         weights["merge_bias"] = take("transformer.conjunction.bias")
     for kind in kinds:
         weights[f"norm.{kind}"] = take(f"transformer.ln_f.{kind}")
+    take.refuse_others()
     return weights
 
 
@@ -115,22 +133,7 @@ def import_gpt2(source: str, out: str | Path, tokenizer: str | Path | None = Non
         InputError: a file is missing or damaged, or it is another architecture's.
     """
     folder = Path(source) if Path(source).is_dir() else fetch_gpt2(source)
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != "gpt2":
-        raise InputError(
-            f"{folder}/config.json: expected model_type gpt2, found {config.get('model_type')!r}; give a GPT-2"
-        )
-    sizes = {
-        "architecture": "standard",
-        "n_layer": config["n_layer"],
-        "n_head": config["n_head"],
-        "width": config["n_embd"],
-        # Not padded: GPT-2's logits lie far below zero, and rows of zeros would take all the probability.
-        "vocab_size": config["vocab_size"],
-        "block_size": config["n_positions"],
-        "bias": True,
-        "tied": config.get("tie_word_embeddings", True),
-    }
+    sizes = gpt2_sizes(folder / "config.json")
     path = folder / "model.safetensors"
     try:
         state = load_file(path)
@@ -143,6 +146,47 @@ def import_gpt2(source: str, out: str | Path, tokenizer: str | Path | None = Non
     kept = chosen_tokenizer(own if own.is_file() else None, tokenizer)
     weights = gpt2_weights(path, state, sizes)
     write_model(path, sizes, weights, out, kept, source=f"GPT-2, {source}")
+
+
+def gpt2_sizes(path: Path) -> dict:
+    """Our sizes from a Hugging Face GPT-2's config.json.
+
+    Raises:
+        InputError: it is another architecture's, or a GPT-2 whose forward pass is not the published one.
+    """
+    config = read_json(path)
+    if config.get("model_type") != "gpt2":
+        raise InputError(f"{path}: expected model_type gpt2, found {config.get('model_type')!r}; give a GPT-2")
+    for key in ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions"):
+        if key not in config:
+            raise InputError(f"{path}: expected {key}, found none; give a whole config.json")
+    # Left out of a config.json, each of these has the first value.
+    published = {
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+        "layer_norm_epsilon": (LAYER_NORM_EPS,),
+        "n_inner": (None, FFN_EXPANSION * config["n_embd"]),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+    }
+    for key, values in published.items():
+        if config.get(key, values[0]) not in values:
+            raise InputError(
+                f"{path}: expected {key} {' or '.join(map(repr, values))}, as in the published GPT-2, found "
+                f"{config[key]!r}; such a model cannot be read"
+            )
+    sizes = {
+        "architecture": "standard",
+        "n_layer": config["n_layer"],
+        "n_head": config["n_head"],
+        "width": config["n_embd"],
+        # Not padded: GPT-2's logits lie far below zero, and rows of zeros would take all the probability.
+        "vocab_size": config["vocab_size"],
+        "block_size": config["n_positions"],
+        "bias": True,
+        "tied": config.get("tie_word_embeddings", True),
+    }
+    return checked(path, sizes)
 
 
 def fetch_gpt2(name: str) -> Path:
@@ -184,7 +228,7 @@ def pairs(model: Mapping) -> list[list[str]]:
 
 def gpt2_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> dict[str, Tensor]:
     """Their tensors under our names: products are stored (in, out) there, (out, in) here."""
-    take = taker(path, state)
+    take = Taker(path, state)
     weights = {"embedding.tokens": take("wte.weight"), "embedding.positions": take("wpe.weight")}
     for layer in range(sizes["n_layer"]):
         for theirs, ours in LAYER_NAMES.items():
@@ -195,18 +239,42 @@ def gpt2_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> dic
         weights[f"norm.{kind}"] = take(f"ln_f.{kind}")
     if not sizes["tied"]:
         weights["embedding.head"] = take("lm_head.weight")
+    take.refuse_others()
     return weights
 
 
-def taker(path: Path, state: Mapping[str, Tensor]):
-    def take(name: str) -> Tensor:
-        if name not in state:
-            raise InputError(
-                f"{path}: expected the tensor {name}, found {len(state)} others; it is another model's file"
-            )
-        return state[name].float()
+def checked(path: Path, sizes: dict) -> dict:
+    """`sizes`, once they are known to be those of a model."""
+    try:
+        models.config_from_dict(sizes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return sizes
 
-    return take
+
+class Taker:
+    """Hands out a file's tensors by their names there, and knows which are left."""
+
+    def __init__(self, path: Path, state: Mapping[str, Tensor]) -> None:
+        self.path, self.state, self.left = path, state, set(state)
+
+    def __call__(self, name: str) -> Tensor:
+        """The tensor in float32."""
+        if name not in self.state:
+            raise InputError(
+                f"{self.path}: expected the tensor {name}, found {len(self.state)} others; it is another model's file"
+            )
+        self.left.discard(name)
+        return self.state[name].float()
+
+    def refuse_others(self) -> None:
+        """Raises InputError where a weight has not been taken: a file of more layers or splits than it says."""
+        others = sorted(name for name in self.left if not name.endswith(NO_WEIGHTS))
+        if others:
+            raise InputError(
+                f"{self.path}: expected no tensor that its configuration does not know, found {others[0]} and "
+                f"{len(others) - 1} more; the file does not fit its own description"
+            )
 
 
 def write_model(
@@ -226,8 +294,7 @@ def write_model(
     out = Path(out)
     models.save_model(module, out)
     if tokenizer is not None:
-        with writing(out / "tokenizer.json") as temporary:
-            shutil.copyfile(tokenizer, temporary)
+        copy(tokenizer, out / "tokenizer.json")
     # What was not trained here has no curve, and how many tokens it saw is not known.
     metrics = {"seed": "", "steps": "", "tokens_seen": "", "parameters": parameter_count(sizes), "source": source}
     write_json(out / "metrics.json", metrics | {"curve": [], "validation": [], "timings": {"seconds": 0.0}})

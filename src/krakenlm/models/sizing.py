@@ -8,8 +8,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from krakenlm.errors import InputError
+
 STANDARD_FFN_EXPANSION, KRAKEN_FFN_EXPANSION = 4, 2
 FLOAT32 = 4  # bytes
+HEAD_RULES = ("head_size", "head_count")  # of a Kraken that matches a standard model (see kraken_width)
 # The shapes that the paper times, as standard models: GPT-3's (arXiv 2005.14165, table 2.1; its 1.3B has 24 heads of
 # 128 there, which do not make 2048: 16 do) and LLaMA's of 65B (arXiv 2302.13971, table 2). The paper's own table is not
 # available, so these are assumed.
@@ -182,12 +185,51 @@ def kraken_width(standard_width: int, standard_heads: int, degree: int, rule: st
     many heads in all, the width the nearest multiple of a split's heads (the authors' trained models).
     """
     exact = standard_width * math.sqrt(12 / (degree * (4 + 2 * KRAKEN_FFN_EXPANSION)))
+    step = width_step(standard_width, standard_heads, degree, rule)
+    width = max(1, round(exact / step)) * step
+    return width, heads_of(width, standard_width, standard_heads, degree, rule)
+
+
+def kraken_width_for_total(standard: Mapping, degree: int, rule: str = "head_size") -> tuple[int, int]:
+    """(width, n_head) of the Kraken whose parameters in all come nearest to those of `standard`, embeddings included.
+
+    Layers, vocabulary, block and biases are the standard model's; rules for heads as in `kraken_width`.
+    """
+    shape = standard["width"], standard["n_head"], degree, rule
+    target, step = parameter_count(standard), width_step(*shape)
+
+    def excess(width: int) -> int:
+        kraken = {"architecture": "kraken", "degree": degree, "width": width, "n_head": heads_of(width, *shape)}
+        return parameter_count({**standard, **kraken}) - target
+
+    width = step
+    while excess(width + step) <= 0:
+        width += step
+    width = min(width, width + step, key=lambda candidate: abs(excess(candidate)))
+    return width, heads_of(width, *shape)
+
+
+def width_step(standard_width: int, standard_heads: int, degree: int, rule: str) -> int:
+    """What the width of a split is a multiple of.
+
+    Raises:
+        InputError: there is no such rule, or the heads cannot be divided over the splits.
+    """
+    if rule not in HEAD_RULES:
+        raise InputError(f"rule: expected one of {', '.join(HEAD_RULES)}, found {rule!r}; choose one")
     if rule == "head_size":
-        head_size = standard_width // standard_heads
-        per_split = max(1, round(exact / head_size))
-        return per_split * head_size, per_split * degree
-    per_split = standard_heads // degree
-    return max(1, round(exact / per_split)) * per_split, standard_heads
+        return standard_width // standard_heads
+    if standard_heads % degree:
+        raise InputError(
+            f"n_head: expected a multiple of the degree ({degree}), found {standard_heads}; change one of the two, or "
+            "take the rule head_size"
+        )
+    return standard_heads // degree
+
+
+def heads_of(width: int, standard_width: int, standard_heads: int, degree: int, rule: str) -> int:
+    """Heads in all of a Kraken of `width`."""
+    return standard_heads if rule == "head_count" else width // (standard_width // standard_heads) * degree
 
 
 def sizes_of(architecture: str, width: int, n_head: int, tp: int) -> dict:
@@ -197,16 +239,3 @@ def sizes_of(architecture: str, width: int, n_head: int, tp: int) -> dict:
     degree = max(tp, 2)
     kraken, heads = kraken_width(width, n_head, degree, rule="head_size")
     return {"architecture": architecture, "degree": degree, "width": kraken, "n_head": heads}
-
-
-def kraken_width_for_total(parameters: int, sizes: Mapping) -> int:
-    """Width of the Kraken whose parameters in all come nearest to `parameters`; `sizes` as above, its width ignored."""
-    step = sizes["n_head"] // sizes["degree"]
-    best = nearest = step
-    while parameter_count({**sizes, "width": nearest}) < 2 * parameters:
-        if abs(parameter_count({**sizes, "width": nearest}) - parameters) < abs(
-            parameter_count({**sizes, "width": best}) - parameters
-        ):
-            best = nearest
-        nearest += step
-    return best
