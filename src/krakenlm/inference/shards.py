@@ -19,11 +19,20 @@ from torch.nn import functional as F
 from krakenlm import models
 from krakenlm.errors import InputError
 from krakenlm.files import read_json, write_json, writing_folder
-from krakenlm.models.blocks import INITIAL_STD, Config, decays
+from krakenlm.models.blocks import INITIAL_STD, LAYER_NORM_EPS, Config, decays
+from krakenlm.models.sizing import ffn_expansion
 
 # Head sizes that both of TensorRT-LLM's attention kernels take: prefill (fmha_supported in kernels/
 # contextFusedMultiHeadAttention/fmhaRunner.cpp) and decode (kernels/decoderMaskedMultiheadAttention.cu).
 HEAD_SIZES = (32, 64, 80, 96, 104, 128, 160, 192, 256)
+
+# The class that TensorRT-LLM builds an engine of; standard is its own, the others are in tensorrt/definitions.py.
+TENSORRT_CLASSES = {
+    "standard": "GPTForCausalLM",
+    "parallel": "KrakenlmParallelForCausalLM",
+    "ladder": "KrakenlmLadderForCausalLM",
+    "kraken": "KrakenlmKrakenForCausalLM",
+}
 
 # What every rank has whole: the embeddings, since a tied head is a view of the token embedding, whose rows a rank
 # multiplies by vocabulary. An untied head is stored in parts.
@@ -54,23 +63,34 @@ def resize_heads(name: str, tensor: Tensor, heads: int, found: int, wanted: int)
 
 
 def checkpoint_config(config: Config, tp: int) -> dict:
-    """What config.json of a sharded model says. TensorRT-LLM's attention divides by sqrt(head_size) x q_scaling."""
+    """What config.json of a sharded model says: fields of TensorRT-LLM's PretrainedConfig, and ours in `krakenlm`.
+
+    Heads count over all ranks and splits, since TensorRT-LLM divides them by tp_size; `hidden_size` and
+    `intermediate_size` are those of one split, the widths that activations have. Its attention divides by
+    sqrt(head_size) x q_scaling.
+    """
     padded = padded_head_size(config.head_size)
-    return {
-        "architecture": f"Krakenlm{models.ARCHITECTURES[config.architecture]}ForCausalLM",
+    described = {
+        "architecture": TENSORRT_CLASSES[config.architecture],
         "dtype": "float32",
+        "logits_dtype": "float32",
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
+        "intermediate_size": ffn_expansion(config.to_dict()) * config.width,
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_head,
         "head_size": padded,
         "q_scaling": math.sqrt(config.head_size / padded),
         "hidden_act": "gelu",
+        "norm_epsilon": LAYER_NORM_EPS,
         "position_embedding_type": "learned_absolute",
         "max_position_embeddings": config.block_size,
+        "bias": config.bias,
         "mapping": {"world_size": tp, "tp_size": tp, "pp_size": 1},
         "krakenlm": config.to_dict(),
     }
+    return described if config.splits == 1 else described | {"degree": config.splits}
 
 
 def write_shards(model: str | Path, out: str | Path, tp: int) -> None:

@@ -1,0 +1,3 @@
+from .gpt import GPTForCausalLM
+
+MODEL_MAP = {"GPTForCausalLM": GPTForCausalLM}

@@ -1,0 +1,5 @@
+from enum import IntFlag
+
+
+class QuantMode(IntFlag):
+    INT4_WEIGHTS = 1
