@@ -148,12 +148,25 @@ def corpus(text: Annotated[str, typer.Option(help="Keys of `text` as JSON.")], o
 
 
 @app.command()
-def tasks(seed: Seed, examples: Annotated[int, typer.Option(help="Examples per task.")], out: Out) -> None:
-    """Write tasks in the eight SuperGLUE formats about held-out stories of the embedded world."""
-    with writing_stage("tasks", out, {"seed": seed, "examples": examples}):
-        from krakenlm.text.embedded import write_tasks
+def tasks(
+    out: Out,
+    seed: Seed = 0,
+    examples: Annotated[int | None, typer.Option(help="Examples per task about the embedded world.")] = None,
+    official: Annotated[Path | None, typer.Option(help="In their place, the folder of SuperGLUE's download.")] = None,
+    split: Annotated[str, typer.Option(help="Of the download: train or val.")] = "val",
+) -> None:
+    """Write tasks in the eight SuperGLUE formats: about held-out stories of the embedded world, or SuperGLUE's own."""
+    if (examples is None) == (official is None):
+        raise InputError("tasks: expected one of --examples and --official; give one")
+    with writing_stage("tasks", out, {"seed": seed, "examples": examples, "official": str(official), "split": split}):
+        if official is not None:
+            from krakenlm.evaluation.official import convert
 
-        write_tasks(out, seed=seed, examples=examples)
+            convert(official, split, out)
+        else:
+            from krakenlm.text.embedded import write_tasks
+
+            write_tasks(out, seed=seed, examples=examples)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shlex
 import socket
 import sys
 from collections.abc import Mapping
@@ -31,7 +32,18 @@ TEXT_DEFAULTS = {"embedded": {}, "files": {"column": "text", "document": "line"}
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 # Files below this many bytes are hashed anew each time; the hash of a larger one is remembered.
 QUICKLY_HASHED = 100_000_000
-SUPERGLUE_KEYS = {"embedded": ("seed", "examples"), "hub": ()}
+# Tasks as everything here names them -> their folders in the official download.
+SUPERGLUE_FOLDERS = {
+    "boolq": "BoolQ",
+    "cb": "CB",
+    "copa": "COPA",
+    "multirc": "MultiRC",
+    "record": "ReCoRD",
+    "rte": "RTE",
+    "wic": "WiC",
+    "wsc": "WSC",
+}
+SUPERGLUE_KEYS = {"embedded": ("seed", "examples"), "official": ("folder",), "hub": ()}
 # Bytes of text in OpenWebText (its dataset card: 41.70 GB uncompressed); other hub data sets are looked up by hand.
 HUB_TEXT_BYTES = {"Skylion007/openwebtext": 41_700_000_000}
 
@@ -192,6 +204,11 @@ def check(config: Mapping) -> None:
     check_text(config["text"])
     superglue = config["evaluation"]["superglue"]
     require(superglue, SUPERGLUE_KEYS[superglue["source"]], "evaluation.superglue")
+    if superglue["source"] == "official" and not Path(superglue["folder"]).is_dir():
+        raise InputError(
+            f"evaluation.superglue.folder: expected the folder of SuperGLUE's download, found none at "
+            f"{superglue['folder']}; correct the path"
+        )
     if all("from" in model for model in config["models"].values()):
         raise InputError("models: expected one at least that is trained here, found only models with `from`; add one")
     for name, model in config["models"].items():
@@ -238,6 +255,24 @@ def require(section: Mapping, keys: tuple[str, ...], name: str) -> None:
             raise InputError(
                 f"{name}.{key}: expected a value for {name}.source {section['source']!r}, found none; set it"
             )
+
+
+def superglue_files(config: Mapping) -> list[str]:
+    """The files of an official SuperGLUE download that the tasks are made from; none for other sources."""
+    superglue = config["evaluation"]["superglue"]
+    if superglue["source"] != "official":
+        return []
+    return [
+        f"{superglue['folder']}/{task}/{superglue.get('split', 'val')}.jsonl" for task in SUPERGLUE_FOLDERS.values()
+    ]
+
+
+def superglue_flags(config: Mapping) -> str:
+    """Flags of `krakenlm tasks`."""
+    superglue = config["evaluation"]["superglue"]
+    if superglue["source"] == "official":
+        return shlex.join(["--official", superglue["folder"], "--split", superglue.get("split", "val")])
+    return f"--seed {superglue.get('seed', 0)} --examples {superglue.get('examples', 1)}"
 
 
 def check_text(text: Mapping) -> None:

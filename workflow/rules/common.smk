@@ -108,8 +108,11 @@ ROOT = f"results/{CORPUS}"
 TASKS = (
     f"results/{SCALE}/tasks-{settings.fingerprint(CONFIG['evaluation']['superglue'])}"
 )
+SUPERGLUE_SOURCE = CONFIG["evaluation"]["superglue"]["source"]
+# An official download's files: a change of them makes the tasks, and all scores, again.
+SUPERGLUE_FILES = settings.superglue_files(CONFIG)
 LATENCY = f"{SCALE}/latency-{settings.fingerprint(CONFIG['latency'])}"
-SUPERGLUE = ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
+SUPERGLUE = list(settings.SUPERGLUE_FOLDERS)
 DATA = settings.data_label(TEXT)
 MODELS = [model_folder(model, seed) for model, seed in settings.model_seeds(CONFIG)]
 ENGINES = [

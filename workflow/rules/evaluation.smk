@@ -2,6 +2,8 @@
 
 
 rule tasks:
+    input:
+        SUPERGLUE_FILES,
     output:
         expand(f"{TASKS}/{{task}}.jsonl", task=SUPERGLUE),
         f"{TASKS}/tasks.json",
@@ -11,14 +13,12 @@ rule tasks:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
-        seed=CONFIG["evaluation"]["superglue"].get("seed", 0),
-        examples=CONFIG["evaluation"]["superglue"].get("examples", 0),
+        source=settings.superglue_flags(CONFIG),
         out=subpath(output[0], parent=True),
     message:
-        "SuperGLUE-format tasks about stories that no model has seen"
+        "SuperGLUE tasks: {params.source}"
     shell:
-        "{params.launcher} krakenlm tasks --seed {params.seed} --examples {params.examples}"
-        " --out {params.out:q} > {log:q} 2>&1"
+        "{params.launcher} krakenlm tasks {params.source} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule perplexity:
@@ -82,11 +82,7 @@ rule superglue:
         weights=rules.train.output.weights,
         tokenizer=rules.train.output.tokenizer,
         metrics=rules.train.output.metrics,
-        tasks=(
-            rules.tasks.output
-            if CONFIG["evaluation"]["superglue"]["source"] == "embedded"
-            else []
-        ),
+        tasks=[] if SUPERGLUE_SOURCE == "hub" else rules.tasks.output,
     output:
         f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/superglue-{settings.fingerprint(CONFIG['evaluation']['superglue'])}.csv",
     log:
@@ -99,11 +95,7 @@ rule superglue:
     params:
         launcher=LAUNCHER,
         model=subpath(input.weights, parent=True),
-        tasks=(
-            f"--tasks {TASKS}"
-            if CONFIG["evaluation"]["superglue"]["source"] == "embedded"
-            else ""
-        ),
+        tasks="" if SUPERGLUE_SOURCE == "hub" else f"--tasks {TASKS}",
         scale=SCALE,
         threads=CONFIG["evaluation"]["threads"],
     message:
