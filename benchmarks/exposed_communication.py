@@ -16,7 +16,7 @@ import torch
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.launch import run_ranks
 from krakenlm.inference.shards import random_rank
-from krakenlm.latency.ttft import wait_for_ranks
+from krakenlm.latency.turns import wait_for_ranks
 from krakenlm.models import config_from_dict
 from krakenlm.models.blocks import LAST
 from krakenlm.models.collectives import WORLD

@@ -166,6 +166,13 @@ def read_scalars(value: object) -> object:
     return scalar if scalar is None or isinstance(scalar, bool) else value
 
 
+# What a schema's patterns mean.
+PATTERNS = {
+    "^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, points, dashes and underscores, the first a letter or digit",
+    "^(loopback|[0-9]+([.][0-9]+)?[gm]bit)$": "loopback, or a rate such as 2.5gbit or 500mbit",
+}
+
+
 def describe_schema_error(error: object) -> str:
     """One line for a jsonschema ValidationError: the key, what was expected, what was found, what to do."""
     key = ".".join(str(part) for part in error.absolute_path)
@@ -186,7 +193,7 @@ def describe_schema_error(error: object) -> str:
         "exclusiveMinimum": f"a number above {expected}",
         "exclusiveMaximum": f"a number below {expected}",
         "minItems": f"a list of at least {expected}",
-        "pattern": "letters, digits, points, dashes and underscores, the first a letter or digit",
+        "pattern": PATTERNS.get(str(expected), f"text like {expected}"),
         "minProperties": f"at least {expected} of them",
         "uniqueItems": "a list without repetitions",
     }.get(error.validator, error.message)
@@ -226,6 +233,11 @@ def check(config: Mapping) -> None:
         raise InputError(
             f"latency.runs: expected latency.most_runs ({config['latency']['most_runs']}) at most, found "
             f"{config['latency']['runs']}; raise the one or lower the other"
+        )
+    if config["device"] == "cuda" and config["latency"]["links"] != ["loopback"]:
+        raise InputError(
+            f"latency.links: expected [loopback] on GPUs, which have links of their own, found "
+            f"{config['latency']['links']}; correct it, or choose device cpu"
         )
     for tp in config["latency"]["tp"]:
         if config["latency"]["vocab_size"] % tp:

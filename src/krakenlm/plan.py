@@ -210,6 +210,23 @@ def refuse_missing_devices(config: Mapping, jobs: list[tuple[str, dict]], gpus: 
             refuse_missing_ranks(f"{section}.tp", tp, config[section]["threads"], gpus)
 
 
+def missing_links(config: Mapping, jobs: list[tuple[str, dict]]) -> list[str]:
+    """One line for each of `latency.links` that this machine does not allow, where a job wants it."""
+    from krakenlm.latency.links import LOOPBACK, LinkError, network
+
+    if not any(rule == "ttft" and int(wildcards["tp"]) > 1 for rule, wildcards in jobs):
+        return []
+    lines = []
+    for link in config["latency"]["links"]:
+        try:
+            if link != LOOPBACK:
+                with network(link, world=2):
+                    pass
+        except LinkError as error:
+            lines.append(f"latency.links: {link} gets no rows: {error}")
+    return lines
+
+
 def leave_to_successor(stage: str) -> None:
     """Stop a stage whose Snakemake has died before the stage came to write.
 

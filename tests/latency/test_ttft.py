@@ -7,6 +7,7 @@ import pytest
 
 from krakenlm.errors import InputError
 from krakenlm.latency import statistics, ttft
+from krakenlm.latency.turns import interleave
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.collectives import ALONE
 
@@ -47,7 +48,7 @@ def test_runs_are_precise_once_every_speedups_interval_is_narrow():
 
 
 def test_runs_go_on_until_the_first_rank_has_enough():
-    taken = ttft.interleave([lambda: None, lambda: None], ALONE, "cpu", 2, lambda taken: len(taken[0]) == 7)
+    taken = interleave([lambda: None, lambda: None], ALONE, "cpu", 2, lambda taken: len(taken[0]) == 7)
     assert [len(each) for each in taken] == [7, 7]
 
 
@@ -59,7 +60,8 @@ def test_two_ranks_are_timed_at_every_context(tmp_path):
         out_csv=tmp_path / "ttft.csv",
         scale="tiny",
         run="here",
-        architectures=["standard", "kraken"],
+        links=["loopback"],
+        architectures=["standard", "standard-chunked", "kraken"],
         vocab_size=128,
         contexts=[8, 16],
         batch=1,
@@ -78,11 +80,14 @@ def test_two_ranks_are_timed_at_every_context(tmp_path):
         table = list(csv.DictReader(file))
     assert list(table[0]) == ttft.COLUMNS
     assert [(row["architecture"], row["context"]) for row in table] == [
-        (architecture, context) for context in ("8", "16") for architecture in ("standard", "kraken")
+        (architecture, context)
+        for context in ("8", "16")
+        for architecture in ("standard", "standard-chunked", "kraken")
     ]
     for row, written in zip(rows, table, strict=True):
         assert float(written["ttft_ms_median"]) == pytest.approx(row["ttft_ms_median"], rel=1e-5)
         assert float(written["link_gbit_measured"]) > 0
+        assert written["link"] == "gloo over loopback"
         assert written["runs"] == "12"
         assert written["degree"] == ("2" if row["architecture"] == "kraken" else "")
     assert float(table[0]["speedup_vs_standard"]) == 1

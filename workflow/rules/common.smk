@@ -67,6 +67,8 @@ def before_first_job():
     announce(plan.describe(estimate))
     if workflow.local_exec:
         plan.refuse_missing_devices(CONFIG, jobs, GPUS)
+        for line in plan.missing_links(CONFIG, jobs):
+            announce(line)
     plan.refuse_over_budget(estimate, CONFIG, sys.argv)
 
 

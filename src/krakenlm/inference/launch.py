@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,20 +25,31 @@ TRACEBACK_LINES = 25
 POLL_SECONDS = 0.02
 
 
-def run_ranks(target: str, arguments: dict, world: int, threads: int) -> Any:
+@dataclass(frozen=True)
+class Network:
+    """Where ranks run: what stands before each one's command, and the interface that they talk over."""
+
+    interface: str
+    enter: tuple[list[str], ...]
+
+
+def run_ranks(target: str, arguments: dict, world: int, threads: int, network: Network | None = None) -> Any:
     """Call `module:function(comm, device, **arguments)` in `world` processes and return rank 0's result.
 
     Arguments and result travel as JSON. Each rank has `threads` threads and, where there are enough, cores of its own.
+    Without a `network` they talk over loopback.
 
     Raises:
         InputError: a rank found a mistake of the user's.
         RankError: a rank died or raised; by then the others have been ended.
     """
-    [result] = stream_ranks(target, arguments, world, threads)
+    [result] = stream_ranks(target, arguments, world, threads, network)
     return result
 
 
-def stream_ranks(target: str, arguments: dict, world: int, threads: int) -> Iterator[Any]:
+def stream_ranks(
+    target: str, arguments: dict, world: int, threads: int, network: Network | None = None
+) -> Iterator[Any]:
     """The same for a function that yields: its values on rank 0, each as soon as it is there.
 
     Whoever stops early, or is stopped, ends the ranks.
@@ -51,7 +63,7 @@ def stream_ranks(target: str, arguments: dict, world: int, threads: int) -> Iter
             try:
                 with open(write_end, "wb"):
                     for rank in range(world):
-                        ranks.append(start_rank(folder, rank, threads, write_end))
+                        ranks.append(start_rank(folder, rank, threads, write_end, network))
                 yield from lines(values, ranks)
                 explain_failure(ranks, Path(folder))
             finally:
@@ -60,12 +72,15 @@ def stream_ranks(target: str, arguments: dict, world: int, threads: int) -> Iter
                     process.wait()
 
 
-def start_rank(folder: str, rank: int, threads: int, values: int) -> subprocess.Popen:
+def start_rank(folder: str, rank: int, threads: int, values: int, network: Network | None) -> subprocess.Popen:
     """Start a rank; the first one writes its values to the file descriptor `values`."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    # Ranks of one machine talk over loopback unless the user names another interface.
-    environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    command = [sys.executable, "-m", "krakenlm.inference.launch", folder, str(rank)]
+    if network is None:  # loopback, unless the user names another interface
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    else:
+        environment["GLOO_SOCKET_IFNAME"] = network.interface
+    enter = network.enter[rank] if network else []
+    command = [*enter, sys.executable, "-m", "krakenlm.inference.launch", folder, str(rank)]
     with open(Path(folder) / f"rank{rank}.log", "wb") as log:
         return subprocess.Popen(
             [*command, str(values)] if rank == 0 else command,

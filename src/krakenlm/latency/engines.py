@@ -15,7 +15,7 @@ from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import run_ranks
 from krakenlm.inference.shards import load_rank
 from krakenlm.latency.statistics import Watch, drift
-from krakenlm.latency.ttft import INTERLEAVE, wait_for_ranks
+from krakenlm.latency.turns import INTERLEAVE, wait_for_ranks
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.text.store import TokenStore

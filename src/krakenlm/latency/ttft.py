@@ -1,23 +1,28 @@
 """Time to first token, measured: prefill of a random prompt through random weights, every architecture in turn.
 
-A run starts when every rank has left a barrier and ends when rank 0 has the first token on the host. Architectures take
-turns run by run in rotating order, so what disturbs the machine disturbs all of them.
+A run starts when every rank has left a barrier, with the prompt on the host, and ends when the slowest rank has the
+first token on the host. Architectures take turns run by run in rotating order, so what disturbs the machine disturbs
+all of them.
 """
 
+import copy
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from krakenlm import machine, models
+from krakenlm.errors import InputError
 from krakenlm.files import write_table
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import run_ranks
 from krakenlm.inference.shards import random_rank
 from krakenlm.latency import statistics
+from krakenlm.latency.bandwidth import settle
+from krakenlm.latency.links import LOOPBACK, TOLERANCE, LinkError, network, off_its_label
+from krakenlm.latency.turns import INTERLEAVE, interleave
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.collectives import Collectives
 from krakenlm.models.sizing import kv_bytes_per_token, parameter_count, sizes_of
@@ -29,8 +34,8 @@ COLUMNS = [
     "scale", "run", "speedup_ci_low", "speedup_ci_high", "width", "n_head", "threads", "seed", "drift", "drifted",
     "other_load", "clock_mhz", "throttled"
 ]  # fmt: skip
-LINK_ROUNDS = 10
-INTERLEAVE = "run by run, in rotating order"
+# Rows that are another way to run an architecture: the same weights, the prompt in so many chunks.
+CHUNKS = {"standard-chunked": 2}
 
 
 def measure_ttft(
@@ -40,6 +45,7 @@ def measure_ttft(
     out_csv: str | Path,
     scale: str,
     run: str,
+    links: list[str],
     architectures: list[str],
     vocab_size: int,
     contexts: list[int],
@@ -55,47 +61,41 @@ def measure_ttft(
     width: int,
     n_head: int,
 ) -> list[dict]:
-    """Time every architecture of one shape on `tp` ranks at every context, and write the table.
+    """Time every architecture of one shape on `tp` ranks at every context and over every link, and write the table.
 
     Each is run `runs` times, and further, up to `most_runs`, until every speed-up over the standard model is known to
-    `precision`: half the width of its 95% interval, as a share of it.
+    `precision`: half the width of its 95% interval, as a share of it. A link that this machine does not allow, or that
+    does not give what its name says, has no rows; one line on stderr says why.
 
     Raises:
-        InputError: this machine has fewer cores or GPUs than the ranks need.
+        InputError: this machine has fewer cores or GPUs than the ranks need, or no link has rows.
     """
     refuse_missing_ranks("tp", tp, threads, torch.cuda.device_count())
     shape = {"n_layer": n_layer, "vocab_size": vocab_size, "block_size": max(contexts)}
-    sizes = [sizes_of(architecture, width, n_head, tp) | shape for architecture in architectures]
-    counts = [parameter_count(each) for each in sizes]
-    if max(counts) > 1.1 * min(counts):
-        print(
-            f"ttft: the models have {min(counts):,} to {max(counts):,} parameters, so speed-ups compare unequal sizes; "
-            "larger widths come closer",
-            file=sys.stderr,
-        )
-    times = run_ranks(
-        "krakenlm.latency.ttft:time_on_rank",
-        {
-            "sizes": sizes,
-            "contexts": contexts,
-            "batch": batch,
-            "runs": runs,
-            "most_runs": most_runs,
-            "precision": precision,
-            "warmup": warmup,
-            "dtype": dtype,
-            "seed": seed,
-        },
-        world=tp,
-        threads=threads,
-    )
+    # Chunks hide communication: one rank has none.
+    names = [name for name in architectures if tp > 1 or name not in CHUNKS]
+    models_timed = [
+        {"name": name, "chunks": CHUNKS.get(name, 1), "sizes": sizes_of(built_as(name), width, n_head, tp) | shape}
+        for name in names
+    ]
+    warn_of_unequal_sizes([parameter_count(each["sizes"]) for each in models_timed])
+    settings = {
+        "timed": models_timed,
+        "contexts": contexts,
+        "batch": batch,
+        "runs": runs,
+        "most_runs": most_runs,
+        "precision": precision,
+        "warmup": warmup,
+        "dtype": dtype,
+        "seed": seed,
+    }
     given = {
         "size": size,
         "tp": tp,
         "batch": batch,
         "device": machine.device(),
         "engine": "torch",
-        "link": times["link"],
         "source": "measured",
         "layers_measured": n_layer,
         "dtype": dtype,
@@ -105,44 +105,85 @@ def measure_ttft(
         "threads": threads,
         "seed": seed,
     }
-    rows = [
-        given | row_of(sizes, times, index, context, dtype)
-        for context in map(str, contexts)
-        for index in range(len(sizes))
-    ]
+    rows = []
+    for link in links if tp > 1 else [LOOPBACK]:
+        times = time_over(link, settings, tp, threads)
+        if times is not None:
+            rows += [
+                given | row_of(models_timed, times, index, context, dtype)
+                for context in map(str, contexts)
+                for index in range(len(models_timed))
+            ]
+    if not rows:
+        raise InputError(f"links: expected one that can be had here, found {', '.join(links)}; add {LOOPBACK}")
     return write_table(out_csv, rows, COLUMNS)
 
 
-def row_of(sizes: list[dict], times: dict, index: int, context: str, dtype: str) -> dict:
-    """What one architecture's runs at one context say."""
-    own = times["milliseconds"][context][index]
+def built_as(name: str) -> str:
+    """The architecture behind a row's name."""
+    return name.removesuffix("-chunked") if name in CHUNKS else name
+
+
+def warn_of_unequal_sizes(counts: list[int]) -> None:
+    if max(counts) > 1.1 * min(counts):
+        print(
+            f"ttft: the models have {min(counts):,} to {max(counts):,} parameters, so speed-ups compare unequal sizes; "
+            "larger widths come closer",
+            file=sys.stderr,
+        )
+
+
+def time_over(link: str, settings: dict, tp: int, threads: int) -> dict | None:
+    """What the ranks measured over a link; None where it cannot be had, said on stderr."""
+    try:
+        with network(link, tp) as ranks_network:
+            arguments = settings | {"link": link}
+            times = run_ranks("krakenlm.latency.ttft:time_on_rank", arguments, tp, threads, ranks_network)
+    except LinkError as error:
+        print(f"ttft: no rows for link {link}: {error}", file=sys.stderr)
+        return None
+    if off_its_label(link, times["link_gbit"]):
+        print(
+            f"ttft: no rows for link {link}: it gave {times['link_gbit']:.2f} Gbit/s, more than {TOLERANCE:.0%} off; "
+            "a quieter machine may give what it says",
+            file=sys.stderr,
+        )
+        return None
+    return times
+
+
+def row_of(timed: list[dict], times: dict, index: int, context: str, dtype: str) -> dict:
+    """What one model's runs at one context say."""
+    own, sizes = times["milliseconds"][context][index], timed[index]["sizes"]
     row = statistics.summarise(own)
-    if (standard := index_of_standard(sizes)) is not None:
+    if (standard := index_of_standard(timed)) is not None:
         ratio, low, high = statistics.speedup(times["milliseconds"][context][standard], own)
         row |= {"speedup_vs_standard": ratio, "speedup_ci_low": low, "speedup_ci_high": high}
     return row | {
-        "architecture": sizes[index]["architecture"],
-        "degree": sizes[index].get("degree", ""),
+        "architecture": timed[index]["name"],
+        "degree": sizes.get("degree", ""),
         "context": int(context),
         "runs": len(own),
-        "parameters": parameter_count(sizes[index]),
-        "kv_bytes_per_token": kv_bytes_per_token(sizes[index], getattr(torch, dtype).itemsize),
-        "link_gbit_measured": times["link_gbit"][context],
-        "width": sizes[index]["width"],
-        "n_head": sizes[index]["n_head"],
+        "parameters": parameter_count(sizes),
+        "kv_bytes_per_token": kv_bytes_per_token(sizes, getattr(torch, dtype).itemsize),
+        "link": times["link"],
+        "link_gbit_measured": times["link_gbit"],
+        "width": sizes["width"],
+        "n_head": sizes["n_head"],
         **times["machine"][context],
     }
 
 
-def index_of_standard(sizes: list[dict]) -> int | None:
+def index_of_standard(timed: list[dict]) -> int | None:
     """Where the model stands that the others are compared with."""
-    return next((index for index, each in enumerate(sizes) if each["architecture"] == "standard"), None)
+    return next((index for index, each in enumerate(timed) if each["name"] == "standard"), None)
 
 
 def time_on_rank(
     comm: Collectives,
     device: str,
-    sizes: list[dict],
+    link: str,
+    timed: list[dict],
     contexts: list[int],
     batch: int,
     runs: int,
@@ -152,13 +193,13 @@ def time_on_rank(
     dtype: str,
     seed: int,
 ) -> dict:
-    """Body of one rank: {context: [[milliseconds of each run] of each architecture]} and what the link gave."""
-    modules = [
-        random_rank(models.config_from_dict(each), comm.rank, comm.world, seed, device, getattr(torch, dtype))
-        for each in sizes
-    ]
-    milliseconds, link_gbit, machine_state = {}, {}, {}
-    standard = index_of_standard(sizes)
+    """Body of one rank: what the link gave, then {context: [[milliseconds of each run] of each model]}."""
+    name = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else f"gloo over {link}"
+    result = {"link": name, "link_gbit": settle(link, comm, device), "milliseconds": {}, "machine": {}}
+    if off_its_label(link, result["link_gbit"]):
+        return result
+    modules = random_modules(timed, comm, device, getattr(torch, dtype), seed)
+    standard = index_of_standard(timed)
 
     def enough(taken: list[list[float]]) -> bool:
         done = standard is None or statistics.precise(taken[standard], taken, precision)
@@ -166,70 +207,34 @@ def time_on_rank(
 
     for context in contexts:
         generator = torch.Generator().manual_seed(seed)
-        prompts_BT = torch.randint(sizes[0]["vocab_size"], (batch, context), generator=generator).to(device)
-        caches = [Cache(module, batch, context) for module in modules]
-        steps = [
-            lambda module=module, cache=cache, prompts_BT=prompts_BT: next(
-                generate(module, prompts_BT, 1, comm, cache)
-            ).tolist()
-            for module, cache in zip(modules, caches, strict=True)
-        ]
+        prompts_BT = torch.randint(timed[0]["sizes"]["vocab_size"], (batch, context), generator=generator)
+        steps = [first_token(module, prompts_BT, comm, device) for module in modules]
         watch = statistics.Watch()
-        milliseconds[str(context)] = interleave(steps, comm, device, warmup, enough)
-        machine_state[str(context)] = watch.stop(comm, device)
-        message = torch.zeros(batch, context, sizes[0]["width"], dtype=getattr(torch, dtype), device=device)
-        link_gbit[str(context)] = measure_link(message, comm, device)
-    link = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else "gloo over loopback"
-    return {"milliseconds": milliseconds, "link_gbit": link_gbit, "machine": machine_state, "link": link}
+        result["milliseconds"][str(context)] = interleave(steps, comm, device, warmup, enough)
+        result["machine"][str(context)] = watch.stop(comm, device)
+    return result
 
 
-def interleave(
-    steps: list[Callable[[], object]],
-    comm: Collectives,
-    device: str,
-    warmup: int,
-    enough: Callable[[list[list[float]]], bool],
-) -> list[list[float]]:
-    """Milliseconds of each step's runs, the steps in turns, every run from a barrier on, until rank 0 has `enough`.
-
-    Each round starts one step further, so that no step always follows the same other.
-    """
-    milliseconds: list[list[float]] = [[] for _ in steps]
-    run = 0
-    while True:
-        for turn in range(len(steps)):
-            index = (run + turn) % len(steps)
-            wait_for_ranks(comm, device)
-            start = time.perf_counter()
-            steps[index]()
-            elapsed = time.perf_counter() - start
-            if run >= warmup:
-                milliseconds[index].append(1e3 * elapsed)
-        run += 1
-        # Ranks read different clocks: the first one decides for all.
-        verdict = torch.tensor([float(run > warmup and comm.rank == 0 and enough(milliseconds))], device=device)
-        if comm.all_reduce(verdict).wait().item():
-            return milliseconds
+def random_modules(
+    timed: list[dict], comm: Collectives, device: str, dtype: torch.dtype, seed: int
+) -> list[torch.nn.Module]:
+    """Every model's rank with random weights; rows of the same sizes share theirs."""
+    drawn: dict[str, torch.nn.Module] = {}
+    modules = []
+    for each in timed:
+        config = models.config_from_dict(each["sizes"])
+        if str(config) not in drawn:
+            drawn[str(config)] = random_rank(config, comm.rank, comm.world, seed, device, dtype)
+        module = copy.copy(drawn[str(config)])
+        if each["chunks"] > 1:
+            module.chunks = each["chunks"]
+        modules.append(module)
+    return modules
 
 
-def wait_for_ranks(comm: Collectives, device: str) -> None:
-    """Return once every rank has come here."""
-    comm.all_reduce(torch.zeros(1, device=device)).wait()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def measure_link(message: torch.Tensor, comm: Collectives, device: str) -> float | str:
-    """Gbit/s that an AllReduce of `message` moves per rank and direction, 2 (n - 1) / n of its bytes; empty alone."""
-    if comm.world == 1:
-        return ""
-    step = [lambda: wait_for_sum(message, comm, device)]
-    times = interleave(step, comm, device, 2, lambda taken: len(taken[0]) >= LINK_ROUNDS)[0]
-    moved = 2 * (comm.world - 1) / comm.world * message.numel() * message.itemsize
-    return 8 * moved / (sorted(times)[len(times) // 2] * 1e-3) / 1e9
-
-
-def wait_for_sum(message: torch.Tensor, comm: Collectives, device: str) -> None:
-    comm.all_reduce(message).wait()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+def first_token(
+    module: torch.nn.Module, prompts_BT: torch.Tensor, comm: Collectives, device: str
+) -> Callable[[], list[int]]:
+    """What is timed: prompts on the host to the first token of each on the host."""
+    cache = Cache(module, *prompts_BT.shape)
+    return lambda: next(generate(module, prompts_BT.to(device), 1, comm, cache)).tolist()
