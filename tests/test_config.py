@@ -1,4 +1,5 @@
 import copy
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -67,12 +68,12 @@ def test_strings_of_the_command_line_become_what_was_typed():
         ({"training": {"gpus": 3, "micro_batch": 1}}, r"training.gpus: .*divides the 8 micro-batches.*: 2 and 4$"),
         ({"training": {"warmup_steps": 10**6}}, r"training.warmup_steps: expected 0 to below steps"),
         ({"text": {"source": "files"}}, r"text.files: expected a value for text.source 'files'"),
-        ({"text": {"source": "files", "files": [str(ROOT)]}}, r"text.files\[0\]: expected a file, found the folder"),
+        ({"text": {"source": "files", "files": [str(ROOT / "envs")]}}, r"text.files\[0\]: .*found no file at"),
         (
             {"text": {"source": "files", "files": [__file__]}},
             r"text.files\[0\]: expected one of .txt, .txt.gz, ",
         ),
-        ({"text": {"source": "files", "files": ["nowhere.txt"]}}, r"text.files\[0\]: expected a file, found none"),
+        ({"text": {"source": "files", "files": ["nowhere.txt"]}}, r"text.files\[0\]: .*found no file at nowhere.txt"),
         ({"latency": {"runs": 31}}, r"latency.runs: expected latency.most_runs \(30\) at most, found 31"),
         ({"latency": {"tp": [3]}}, r"latency.sizes.width-512.n_head: expected a multiple of every latency.tp"),
         ({"engines": {"prompt_tokens": 4096}}, r"engines: expected prompt_tokens \+ new_tokens within block_size"),
@@ -86,8 +87,53 @@ def test_keys_that_do_not_fit_are_named(tiny, change, line):
 
 def test_an_empty_file_is_named(tiny, tmp_path):
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(InputError, match=r"text.files\[0\]: expected text, found the empty file"):
+    with pytest.raises(InputError, match=r"text.files: expected text, found the empty file .*empty.txt"):
         config.check(config.merge(tiny, {"text": {"source": "files", "files": [str(tmp_path / "empty.txt")]}}))
+
+
+def test_files_are_named_by_path_folder_or_pattern(tmp_path):
+    for name in ("b.txt", "a.jsonl.gz", "below/c.parquet", "below/notes.md", ".hidden/d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    def found(*patterns):
+        paths = config.expand([str(tmp_path / pattern) for pattern in patterns])
+        return [str(path.relative_to(tmp_path)) for path in paths]
+
+    assert found(".") == ["a.jsonl.gz", "b.txt", "below/c.parquet"]
+    assert found("below", "b.txt") == ["below/c.parquet", "b.txt"]
+    assert found("*.txt") == found("[ab].t*") == ["b.txt"]
+    assert found("**/*.parquet") == ["below/c.parquet"]
+    for patterns, line in (
+        (("*.md",), r"text.files\[0\]: .*found no file"),
+        (("b.txt", "below/*"), r"text.files\[1\]: expected one of .txt, .*found .*notes.md"),
+        (("b.txt", "*.txt"), r"text.files: expected each file once, found .*b.txt"),
+    ):
+        with pytest.raises(InputError, match=line):
+            found(*patterns)
+
+
+def test_the_number_of_shards_follows_from_the_size(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("x" * 1000)
+    text = {"source": "files", "files": [str(tmp_path / "a.txt")]}
+    assert config.shards(text) == 1
+    monkeypatch.setattr(config, "SHARD_BYTES", 300)
+    assert config.shards(text) == 4
+    assert config.shards({"source": "hub", "name": "Skylion007/openwebtext"}) == config.MOST_SHARDS
+
+
+def test_hashes_of_large_files_are_remembered_for_the_next_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "QUICKLY_HASHED", 3)
+    monkeypatch.setattr(config, "KNOWN_HASHES", {})
+    paths = [tmp_path / name for name in ("a.txt", "b.txt")]
+    for path in paths:
+        path.write_text(path.name)
+    hashes = config.content_hashes(paths)
+    assert hashes == [hashlib.sha256(path.name.encode()).hexdigest() for path in paths]
+    monkeypatch.setattr(config, "KNOWN_HASHES", {})
+    monkeypatch.setattr(config, "hash_file", None)
+    assert config.content_hashes(paths) == hashes
 
 
 def test_an_unknown_scale_names_the_known_ones():

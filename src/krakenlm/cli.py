@@ -138,13 +138,19 @@ def folder_under_results(path: Path) -> str:
 
 
 @app.command()
-def corpus(text: Annotated[str, typer.Option(help="Keys of `text` as JSON.")], out: Out) -> None:
-    """Write a corpus, split into training and validation documents."""
+def corpus(
+    text: Annotated[str, typer.Option(help="Keys of `text` as JSON.")],
+    out: Out,
+    shards: Annotated[int, typer.Option(help="In how many parts it is tokenized.", min=1)] = 1,
+    processes: Annotated[int, typer.Option(help="Processes that read at once.", min=1)] = 1,
+) -> None:
+    """Find a corpus' documents and split them into training and validation."""
     settings = parse_json("text", text)
     with writing_stage("corpus", out, settings) as run:
         from krakenlm.text import corpus as stage
 
-        run.summary(stage.write(out, settings))
+        summary = stage.write(out, settings, shards, processes)
+        run.summary({key: value for key, value in summary.items() if key != "pieces"})
 
 
 @app.command()
@@ -193,11 +199,22 @@ def tokenize(
     corpus: Annotated[Path, typer.Option(help="Corpus folder.")],
     tokenizer: Annotated[Path, typer.Option(help="tokenizer.json")],
     out: Out,
+    shard: Annotated[int | None, typer.Option(help="Only this shard, for a later call without it.", min=0)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the tokenizer; all cores unless given.")] = None,
 ) -> None:
-    """Write both splits of a corpus as token ids."""
+    """Write both splits of a corpus as token ids, or one shard of them."""
+    if threads is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(threads)
+    if shard is not None:
+        # One of hundreds of jobs: the tokens stage's run speaks for them.
+        with locked(f"shard {shard}", out / "shards" / f"{shard:05d}.json", timing=False):
+            from krakenlm.text.tokenizing import tokenize_shard
+
+            tokenize_shard(corpus, tokenizer, out / "shards", shard)
+        return
     with writing_stage("tokens", out, {"corpus": str(corpus)}) as run:
         from krakenlm.text.store import TokenStore
-        from krakenlm.text.store import tokenize as stage
+        from krakenlm.text.tokenizing import tokenize as stage
 
         stage(corpus, tokenizer, out)
         run.summary(TokenStore(out).manifest)

@@ -4,7 +4,7 @@ Everything here is plain Python on dictionaries (no torch, no Snakemake), so the
 """
 
 import copy
-import functools
+import glob
 import hashlib
 import json
 import math
@@ -13,7 +13,9 @@ import re
 import shlex
 import socket
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -29,6 +31,8 @@ TEXT_KEYS = {
     "hub": ("name", "revision", "tokenizer"),
 }
 TEXT_DEFAULTS = {"embedded": {}, "files": {"column": "text", "document": "line"}, "hub": {"column": "text"}}
+# Keys that may be left out; they count only where they are set.
+TEXT_CHOICES = ("deduplicate", "subset")
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 # Files below this many bytes are hashed anew each time; the hash of a larger one is remembered.
 QUICKLY_HASHED = 100_000_000
@@ -291,19 +295,39 @@ def check_text(text: Mapping) -> None:
     require(text, TEXT_KEYS[text["source"]], "text")
     if text["source"] != "files":
         return
-    for number, name in enumerate(text["files"]):
-        path, key = Path(name), f"text.files[{number}]"
-        if path.is_dir():
-            raise InputError(f"{key}: expected a file, found the folder {name}; name its files")
-        if not path.is_file():
-            raise InputError(f"{key}: expected a file, found none at {name}; correct the path")
-        if set(name) & set("{}[]*?"):
-            raise InputError(f"{key}: expected a name without {{}}[]*?, found {name}; rename the file, or link to it")
-        if not path.name.endswith(TEXT_SUFFIXES):
-            kinds = ", ".join(TEXT_SUFFIXES)
-            raise InputError(f"{key}: expected one of {kinds}, found {name}; convert or rename the file")
+    for path in expand(text["files"]):
         if path.stat().st_size == 0:
-            raise InputError(f"text.files[{number}]: expected text, found the empty file {name}; leave it out")
+            raise InputError(f"text.files: expected text, found the empty file {path}; leave it out")
+
+
+def expand(patterns: list[str]) -> list[Path]:
+    """The files that `text.files` names: files, folders (all files of known kinds below them) and glob patterns.
+
+    Files come in the order of `patterns`, those of one pattern sorted by name.
+
+    Raises:
+        InputError: a pattern leads to no file, to one of an unknown kind, or to a name that Snakemake cannot hold.
+    """
+    found = []
+    for number, name in enumerate(patterns):
+        path, key, kinds = Path(name), f"text.files[{number}]", ", ".join(TEXT_SUFFIXES)
+        if path.is_dir():
+            below = sorted(item for item in path.rglob("*") if item.name.endswith(TEXT_SUFFIXES) and item.is_file())
+            paths = [item for item in below if not any(part.startswith(".") for part in item.relative_to(path).parts)]
+        else:
+            paths = [path] if path.is_file() else sorted(map(Path, glob.glob(name, recursive=True)))
+        if not paths:
+            raise InputError(f"{key}: expected a file, a folder with {kinds}, or a pattern, found no file at {name}")
+        for item in paths:
+            if not item.is_file() or not item.name.endswith(TEXT_SUFFIXES):
+                raise InputError(f"{key}: expected one of {kinds}, found {item}; convert or rename the file")
+            if set(str(item)) & set("{}"):
+                raise InputError(f"{key}: expected a name without {{}}, found {item}; rename the file, or link to it")
+        found += paths
+    repeated = next((path for path, times in Counter(found).items() if times > 1), None)
+    if repeated:
+        raise InputError(f"text.files: expected each file once, found {repeated} more often; leave one out")
+    return found
 
 
 def check_import(key: str, model: Mapping) -> None:
@@ -409,34 +433,66 @@ def architecture(config: Mapping, model: str) -> dict:
     return fields | {"block_size": config["block_size"]}
 
 
+# Bytes of text in a byte of file, about: assumptions, for prices and shares of work.
+EXPANSION = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.0}
+# Bytes of text that one job tokenizes, and the most jobs: each keeps two files open while all are put together.
+SHARD_BYTES, MOST_SHARDS = 256_000_000, 256
+
+
+def text_bytes(text: Mapping) -> float:
+    """Bytes of the corpus, about; a hub data set of unknown size counts as OpenWebText."""
+    if text["source"] == "embedded":
+        return 6.0 * text["words"]
+    if text["source"] == "files":
+        return sum(path.stat().st_size * EXPANSION.get(path.suffix, 1.0) for path in expand(text["files"]))
+    return float(HUB_TEXT_BYTES.get(text["name"], HUB_TEXT_BYTES["Skylion007/openwebtext"]))
+
+
+def shards(text: Mapping) -> int:
+    """How many jobs tokenize the corpus. The tokens do not depend on it."""
+    return text.get("shards") or min(MOST_SHARDS, max(1, math.ceil(text_bytes(text) / SHARD_BYTES)))
+
+
 def text_settings(config: Mapping) -> dict:
-    """The keys of `text` that determine the tokens, defaults filled in, and the hash of each file's content."""
+    """The keys of `text` that determine the tokens, defaults filled in, and a hash of all files' content."""
     source = config["text"]["source"]
     text = TEXT_DEFAULTS[source] | config["text"]
     keys = ("source", "seed", "validation_share", *TEXT_KEYS[source], *TEXT_DEFAULTS[source])
-    settings = {key: text[key] for key in keys}
+    settings = {key: text[key] for key in keys} | {key: text[key] for key in TEXT_CHOICES if text.get(key)}
     if source == "files":
-        settings["sha256"] = [content_hash(Path(file)) for file in text["files"]]
+        settings["sha256"] = fingerprint(content_hashes(expand(text["files"])), 64)
     return settings
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file; that of a large one is remembered under results/ by its path, size and time of change."""
-    status = path.stat()
-    return remembered_hash(path.resolve(), status.st_size, status.st_mtime_ns)
+    """SHA-256 of a file, as `content_hashes` has it."""
+    return content_hashes([path])[0]
 
 
-@functools.cache
-def remembered_hash(path: Path, size: int, changed: int) -> str:
-    known_path, key = Path("results/.sha256.json"), f"{path} {size} {changed}"
-    known = read_json(known_path) if size >= QUICKLY_HASHED and known_path.exists() else {}
-    if key in known:
-        return known[key]
+# Hashes known to this process, by path, size and time of change.
+KNOWN_HASHES: dict[str, str] = {}
+
+
+def content_hashes(paths: list[Path]) -> list[str]:
+    """SHA-256 of each file. Where they are large together, they are remembered under results/ for the next process."""
+    status = [path.stat() for path in paths]
+    keys = [f"{path.resolve()} {s.st_size} {s.st_mtime_ns}" for path, s in zip(paths, status, strict=True)]
+    large, known_path = sum(s.st_size for s in status) >= QUICKLY_HASHED, Path("results/.sha256.json")
+    if large and known_path.exists() and not set(keys) <= set(KNOWN_HASHES):
+        KNOWN_HASHES.update(read_json(known_path))
+    missing = {key: path for key, path in zip(keys, paths, strict=True) if key not in KNOWN_HASHES}
+    if missing:
+        # hashlib lets other threads run.
+        with ThreadPoolExecutor() as pool:
+            KNOWN_HASHES.update(zip(missing, pool.map(hash_file, missing.values()), strict=True))
+        if large:
+            write_json(known_path, KNOWN_HASHES)
+    return [KNOWN_HASHES[key] for key in keys]
+
+
+def hash_file(path: Path) -> str:
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if size >= QUICKLY_HASHED:
-        write_json(known_path, known | {key: digest})
-    return digest
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(value: object, length: int = 8) -> str:
@@ -452,7 +508,8 @@ def corpus_label(text: Mapping) -> str:
     if text["source"] == "hub":
         label = text["name"].rsplit("/", 1)[-1]
     else:
-        label = Path(text["files"][0]).stem if len(text["files"]) == 1 else f"{len(text['files'])}-files"
+        label = Path(text["files"][0]).name if len(text["files"]) == 1 else f"{len(text['files'])}-files"
+        label = re.sub(rf"({'|'.join(map(re.escape, sorted(TEXT_SUFFIXES, key=len, reverse=True)))})$", "", label)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or "text"
 
 

@@ -23,6 +23,8 @@ CORE_FLOPS = 30e9
 # A timing job with its process starts, weights and runs; an evaluation of one model: assumptions.
 TIMING_HOURS, EVALUATION_HOURS = 0.25, 0.5
 BYTES_PER_TOKEN_OF_TEXT = 4.6
+# The index and the order take 32 bytes a document, here one of 640 bytes; longer ones leave a smaller share.
+INDEX_SHARE = 0.05
 # A checkpoint has weights and AdamW's two moments in float32; three at most lie on the disk at once.
 CHECKPOINT_BYTES, CHECKPOINTS = 12, 3
 VOCABULARY_OF_GPT2 = 50304
@@ -72,10 +74,19 @@ def job_cost(config: Mapping, rule: str, wildcards: Mapping) -> Cost | None:
         tp = int(wildcards["tp"])
         return Cost(f"TTFT of {wildcards['size']}, tp {tp}", gpu_hours=TIMING_HOURS * tp if gpus else 0.0)
     if rule == "corpus":
-        return Cost("text", disk_bytes=text_bytes(config["text"]) * (3 if config["text"]["source"] == "hub" else 1))
+        return Cost(
+            "text", disk_bytes=settings.text_bytes(config["text"]) * (3 if config["text"]["source"] == "hub" else 1)
+        )
     if rule == "tokens":
-        return Cost("tokens", disk_bytes=2 * text_bytes(config["text"]) / BYTES_PER_TOKEN_OF_TEXT)
+        # Two bytes a token; shards and the files that are put together of them are on the disk at once.
+        return Cost("tokens", disk_bytes=2 * 2 * settings.text_bytes(config["text"]) / BYTES_PER_TOKEN_OF_TEXT)
     return None
+
+
+def corpus_bytes(text: Mapping) -> float:
+    """Bytes that the corpus stage writes: an index, the embedded stories, what it fetches from the hub."""
+    index = settings.text_bytes(text) * INDEX_SHARE
+    return index if text["source"] == "files" else index + settings.text_bytes(text)
 
 
 def uses_gpus(config: Mapping) -> bool:
@@ -105,15 +116,6 @@ def training_cost(config: Mapping, model: str, seed: str) -> Cost:
     if recipe["gpus"]:
         return Cost(what, gpu_hours=flops / (GPU_FLOPS * GPU_SHARE) / 3600, disk_bytes=disk)
     return Cost(what, core_hours=flops / CORE_FLOPS / 3600, disk_bytes=disk)
-
-
-def text_bytes(text: Mapping) -> float:
-    """Bytes of the corpus; a hub data set of unknown size counts as OpenWebText."""
-    if text["source"] == "embedded":
-        return 6.0 * text["words"]
-    if text["source"] == "files":
-        return float(sum(Path(file).stat().st_size for file in text["files"]))
-    return float(settings.HUB_TEXT_BYTES.get(text["name"], settings.HUB_TEXT_BYTES["Skylion007/openwebtext"]))
 
 
 def total(costs: list[Cost]) -> Cost:

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from krakenlm import models
-from krakenlm.text.store import tokenize
+from krakenlm.text.corpus import Found, describe
 from krakenlm.text.tokenizer import train_tokenizer
+from krakenlm.text.tokenizing import tokenize
 
 STORIES = [
     "Ann bought a hat at the market.\nQuestion: did Ann buy a hat?\nAnswer: yes",
@@ -19,10 +20,11 @@ STORIES = [
 def corpus(tmp_path_factory):
     """A corpus folder whose validation documents have a known probability, 2 nats each."""
     folder = tmp_path_factory.mktemp("corpus")
-    rows = [{"text": STORIES[number % 3] + f" {number}", "nats": 2.0} for number in range(30)]
+    rows = [{"text": STORIES[number % 3] + f" {number}"} for number in range(30)]
     for split, part in (("train", rows[10:]), ("val", rows[:10])):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    (folder / "corpus.json").write_text(json.dumps({"data": "stories (synthetic)"}))
+    found = Found([folder / "train.jsonl"], held_out=[folder / "val.jsonl"], nats={"train": 40.0, "val": 20.0})
+    describe(folder, found, {"source": "embedded"})
     return folder
 
 

@@ -56,7 +56,7 @@ def test_bits_per_byte_and_floor_follow_from_the_manifest(model, tokens, tmp_pat
     assert row["tokens"] == split["tokens"] - 1
     assert row["bits_per_byte"] == pytest.approx(row["loss"] * row["tokens"] / math.log(2) / split["bytes"])
     assert row["floor_loss"] == pytest.approx(10 * 2.0 / row["tokens"])
-    assert row["data"] == "stories (synthetic)"
+    assert row["data"] == "embedded (synthetic)"
 
 
 def test_unknown_floor_is_an_empty_cell_and_columns_stand_in_order(model, tokens, tmp_path):

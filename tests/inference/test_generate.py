@@ -10,6 +10,7 @@ from krakenlm.errors import InputError
 from krakenlm.inference.complete import complete, pieces, tokens_on_rank
 from krakenlm.inference.generate import Sampling, likeliest
 from krakenlm.models.collectives import ALONE
+from krakenlm.text.corpus import Found, describe
 from krakenlm.text.tokenizer import load_tokenizer, train_tokenizer
 
 LOGITS = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).repeat(4000, 1)
@@ -54,7 +55,8 @@ def model(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "train.jsonl").write_text(json.dumps({"text": "naïve café, 10 €, 火"}) + "\n")
-    (corpus / "corpus.json").write_text("{}")
+    found = Found([corpus / "train.jsonl"], held_out=[corpus / "train.jsonl"])
+    describe(corpus, found, {"source": "embedded"})
     train_tokenizer(corpus, 300, tmp_path / "model" / "tokenizer.json")
     torch.manual_seed(0)
     sizes = {"architecture": "kraken", "degree": 2, "n_layer": 2, "n_head": 2, "width": 16, "block_size": 24}

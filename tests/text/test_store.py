@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from krakenlm.errors import InputError
-from krakenlm.text.store import TokenStore, tokenize
+from krakenlm.text.store import TokenStore
 from krakenlm.text.tokenizer import load_tokenizer, train_tokenizer
+from krakenlm.text.tokenizing import tokenize
 
 
 @pytest.fixture
@@ -31,22 +32,13 @@ def test_a_split_is_its_documents_with_the_end_token_after_each(tokens, tmp_path
 def test_the_manifest_counts_what_is_there(tokens, texts):
     manifest = TokenStore(tokens).manifest
     assert (manifest["dtype"], manifest["vocabulary"], manifest["vocab_size"]) == ("uint16", 300, 320)
-    assert manifest["data"] == "cats (synthetic)"
+    assert manifest["data"] == "cats"
     for split, written in texts.items():
         entry = manifest["splits"][split]
         assert entry["documents"] == len(written)
         assert entry["nats"] == 2.5 * len(written)
         assert entry["bytes"] == sum(len(text.encode()) for text in written)
         assert entry["tokens"] * 2 == (tokens / f"{split}.bin").stat().st_size
-
-
-def test_one_document_of_unknown_probability_leaves_the_nats_unknown(corpus, tokens, tmp_path):
-    with open(corpus / "val.jsonl", "a") as file:
-        file.write('{"text": "mat"}\n')
-    tokenize(corpus, tmp_path / "tokenizer.json", tmp_path / "again")
-    splits = TokenStore(tmp_path / "again").manifest["splits"]
-    assert splits["val"]["nats"] is None
-    assert splits["train"]["nats"] == 100.0
 
 
 def test_ids_beyond_two_bytes_take_four(corpus, tokens, tmp_path):
@@ -85,11 +77,3 @@ def test_a_folder_without_a_manifest_and_one_with_another_file_are_refused(tmp_p
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match="expected a manifest of tokens"):
         TokenStore(tmp_path)
-
-
-def test_a_corpus_line_that_is_no_document_is_named(corpus, tokens, tmp_path):
-    with open(corpus / "val.jsonl", "a") as file:
-        file.write('{"words": "mat"}\n')
-    with pytest.raises(InputError, match=r"val\.jsonl: .* line 3"):
-        tokenize(corpus, tmp_path / "tokenizer.json", tmp_path / "again")
-    assert not (tmp_path / "again" / "manifest.json").exists()

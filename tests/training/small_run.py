@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from krakenlm.text.store import tokenize
+from krakenlm.text.corpus import Found, describe
 from krakenlm.text.tokenizer import train_tokenizer
+from krakenlm.text.tokenizing import tokenize
 from krakenlm.training import run
 
 MODEL = {"architecture": "kraken", "degree": 2, "n_layer": 2, "n_head": 2, "width": 16, "block_size": 16}
@@ -39,7 +40,8 @@ def write_text(folder: Path) -> tuple[Path, Path]:
     for split, numbers in {"train": range(300), "val": range(300, 340)}.items():
         lines = [json.dumps({"text": f"The number {n} comes before the number {n + 1}."}) for n in numbers]
         (corpus / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    (corpus / "corpus.json").write_text(json.dumps({"source": "files", "data": "numbers"}))
+    found = Found([corpus / "train.jsonl"], held_out=[corpus / "val.jsonl"])
+    describe(corpus, found, {"source": "files", "files": ["numbers.txt"]})
     train_tokenizer(corpus, 300, folder / "tokenizer.json")
     tokenize(corpus, folder / "tokenizer.json", folder / "tokens")
     return folder / "tokens", folder / "tokenizer.json"

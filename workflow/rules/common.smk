@@ -101,6 +101,7 @@ except InputError as error:
 SCALE = CONFIG["scale"]
 # Everything that a result can depend on; the group of all runs of one reproduction on W&B.
 TEXT = settings.text_settings(CONFIG)
+SHARDS = settings.shards(CONFIG["text"])
 REPRODUCTION = settings.fingerprint(
     {key: value for key, value in CONFIG.items() if key not in ("budget", "wandb")}
     | {"text": TEXT}

@@ -3,30 +3,37 @@
 
 rule corpus:
     input:
-        TEXT["files"] if TEXT["source"] == "files" else [],
+        settings.expand(TEXT["files"]) if TEXT["source"] == "files" else [],
     output:
-        train=f"{ROOT}/corpus/train.jsonl",
-        validation=f"{ROOT}/corpus/val.jsonl",
+        index=f"{ROOT}/corpus/index.bin",
+        order=f"{ROOT}/corpus/order.npy",
         description=f"{ROOT}/corpus/corpus.json",
+        stories=(
+            expand(f"{ROOT}/corpus/{{split}}.jsonl", split=["train", "val"])
+            if TEXT["source"] == "embedded"
+            else []
+        ),
     log:
         f"{ROOT}/logs/corpus.log",
     conda:
         "../../envs/pipeline.yaml"
+    threads: 1 if SHARDS == 1 else 16
     params:
         launcher=LAUNCHER,
-        settings=TEXT,
+        source=TEXT["source"],
         text=json.dumps(TEXT),
+        shards=SHARDS,
         out=subpath(output.description, parent=True),
     message:
-        "Corpus: {params.settings[source]} text, split into training and validation"
+        "Corpus: {params.source} text, split into training and validation"
     shell:
-        "{params.launcher} krakenlm corpus --text {params.text:q} --out {params.out:q} > {log:q} 2>&1"
+        "{params.launcher} krakenlm corpus --text {params.text:q} --shards {params.shards} --processes {threads}"
+        " --out {params.out:q} > {log:q} 2>&1"
 
 
 rule tokenizer:
     input:
-        train=rules.corpus.output.train,
-        description=rules.corpus.output.description,
+        corpus=rules.corpus.output,
     output:
         f"{ROOT}/tokenizer.json",
     log:
@@ -35,7 +42,7 @@ rule tokenizer:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
-        corpus=subpath(input.description, parent=True),
+        corpus=f"{ROOT}/corpus",
         source=(
             f"--pretrained {TEXT['tokenizer']}"
             if "tokenizer" in TEXT
@@ -47,12 +54,51 @@ rule tokenizer:
         "{params.launcher} krakenlm tokenizer --corpus {params.corpus:q} {params.source} --out {output:q} > {log:q} 2>&1"
 
 
+rule shard_tokens:
+    input:
+        corpus=rules.corpus.output,
+        tokenizer=rules.tokenizer.output,
+    output:
+        temp(
+            multiext(
+                f"{ROOT}/tokens/shards/{{shard}}",
+                ids=".bin",
+                ends=".ends",
+                description=".json",
+            )
+        ),
+    log:
+        f"{ROOT}/logs/shard-{{shard}}.log",
+    wildcard_constraints:
+        shard=r"\d{5}",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+        corpus=f"{ROOT}/corpus",
+        number=lambda wildcards: int(wildcards.shard),
+        out=f"{ROOT}/tokens",
+    message:
+        "Tokens: shard {wildcards.shard}"
+    shell:
+        "{params.launcher} krakenlm tokenize --corpus {params.corpus:q} --tokenizer {input.tokenizer:q}"
+        " --shard {params.number} --threads {threads} --out {params.out:q} > {log:q} 2>&1"
+
+
 rule tokens:
     input:
-        train=rules.corpus.output.train,
-        validation=rules.corpus.output.validation,
-        description=rules.corpus.output.description,
+        corpus=rules.corpus.output,
         tokenizer=rules.tokenizer.output,
+        # A corpus of one shard is tokenized here, by as many threads as there are cores.
+        shards=(
+            expand(
+                f"{ROOT}/tokens/shards/{{shard:05d}}.{{part}}",
+                shard=range(SHARDS),
+                part=["bin", "ends", "json"],
+            )
+            if SHARDS > 1
+            else []
+        ),
     output:
         train=f"{ROOT}/tokens/train.bin",
         validation=f"{ROOT}/tokens/val.bin",
@@ -63,7 +109,7 @@ rule tokens:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
-        corpus=subpath(input.description, parent=True),
+        corpus=f"{ROOT}/corpus",
         out=subpath(output.manifest, parent=True),
     message:
         "Tokens: both splits as token ids, counted and checksummed"

@@ -75,7 +75,7 @@ def labels_of(*descriptions: Mapping) -> list[str]:
 
 def about(run: Mapping, corpus: Mapping, manifest: Mapping, labels: Sequence[str]) -> list[tuple[str, str]]:
     """What this page is made from: (name, text)."""
-    documents, words = corpus.get("documents") or {}, corpus.get("words") or {}
+    documents = corpus.get("documents") or {}
     splits = manifest.get("splits") or {}
     names = {"train": "training", "val": "validation"}
     sizes = [
@@ -84,7 +84,6 @@ def about(run: Mapping, corpus: Mapping, manifest: Mapping, labels: Sequence[str
             f"{count(value)} {unit}"
             for value, unit in (
                 (documents.get(split), "documents"),
-                (words.get(split), "words"),
                 ((splits.get(split) or {}).get("tokens"), "tokens"),
             )
             if value is not None

@@ -1,53 +1,98 @@
-"""A corpus folder from one of three sources: the embedded stories, the user's files, a data set of the hub.
+"""A corpus folder: which documents there are, where they stand, and which are held out.
 
-The hub is read through `datasets`, which runs no code of a data set's repository.
+The text of files stays where it is: the folder has an index of the documents (a checksum and a size each) and their
+order. Only the embedded stories, which are in no file yet, are written into it.
 """
 
 import contextlib
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
-from krakenlm.config import data_label
+import numpy as np
+
+from krakenlm.config import data_label, expand
 from krakenlm.errors import InputError
 from krakenlm.files import write_json, writing
 from krakenlm.text import readers
-from krakenlm.text.documents import SPLITS
+from krakenlm.text.documents import RECORD, read_index
+from krakenlm.text.duplicates import repeated
+
+ROWS = 1 << 20  # of the index, handled at once
 
 
-def write(out_dir: str | Path, settings: Mapping) -> dict:
-    """Write train.jsonl, val.jsonl and, last, corpus.json.
+@dataclass
+class Found:
+    """What a source has found: files, and how to read them."""
+
+    files: list[Path]
+    held_out: list[Path] = field(default_factory=list)  # files of validation documents alone; none: split by share
+    column: str = "text"
+    document: str = "line"
+    nats: dict[str, float] | None = None  # per split, of the generator
+    commit: str | None = None  # of the hub's data set
+
+
+def write(out_dir: str | Path, settings: Mapping, shards: int = 1, processes: int = 1) -> dict:
+    """Write index.bin, order.npy and, last, corpus.json for the documents of `settings["source"]`.
 
     Args:
         out_dir: the corpus folder.
         settings: the keys of `text` that determine the corpus (krakenlm.config.text_settings).
+        shards: how many parts the documents are tokenized in; the tokens do not depend on it.
+        processes: how many processes read at once.
 
     Returns:
-        corpus.json's content: source, data (label for tables), and per split documents, words (between blanks),
-        bytes (UTF-8) and nats (of the generator, null for text that nobody generated), and the settings.
+        corpus.json's content, see `describe`.
 
     Raises:
         InputError: a file or data set is missing, empty or not what its name says; naming file and place.
     """
     check_settings(settings)
-    train, validation = SOURCES[settings["source"]](settings)
-    counts = {}
-    for split, documents in zip(SPLITS, (train, validation), strict=True):
-        with writing(Path(out_dir) / f"{split}.jsonl") as temporary:
-            counts[split] = write_documents(temporary, documents)
-        if not counts[split]["documents"]:
-            raise InputError(
-                f"text: expected at least one document for {split}.jsonl, found none that is not blank; give more text"
-            )
+    found = SOURCES[settings["source"]](Path(out_dir), settings)
+    return describe(Path(out_dir), found, settings, shards, processes)
+
+
+def describe(out_dir: Path, found: Found, settings: Mapping, shards: int = 1, processes: int = 1) -> dict:
+    """Read all documents once and write what later stages need to know of them.
+
+    Returns:
+        corpus.json's content: source, data (label for tables), documents per split, bytes (of all text in UTF-8),
+        duplicates (documents whose text stood in an earlier one), nats per split and commit (null where there are
+        none), the settings, and the pieces of files with each one's documents and shard.
+    """
+    reading = {"column": found.column, "document": found.document}
+    held_out = cut_all(found.held_out, found.document)
+    pieces = [*cut_all(found.files, found.document), *held_out]
+    with writing(out_dir / "index.bin") as temporary:
+        counts, sizes = write_index(temporary, pieces, reading, processes)
+    duplicates = repeated(read_index(out_dir / "index.bin")["hash"])
+    first_held_out = sum(counts[: len(pieces) - len(held_out)]) if held_out else None
+    with writing(out_dir / "order.npy") as temporary:
+        documents = write_order(temporary, duplicates, first_held_out, settings)
     summary = {
         "source": settings["source"],
         "data": data_label(settings),
-        **{key: {split: counts[split][key] for split in SPLITS} for key in ("documents", "words", "bytes", "nats")},
+        "documents": documents,
+        "bytes": sum(sizes),
+        "duplicates": int(duplicates.sum()),
+        "nats": found.nats,
+        "commit": found.commit,
         "settings": dict(settings),
+        "reading": reading,
+        "shards": shards,
+        "pieces": [
+            asdict(piece) | {"documents": count, "shard": shard}
+            for piece, count, shard in zip(pieces, counts, share_out(sizes, shards), strict=True)
+        ],
     }
-    if settings["source"] != "embedded":
-        summary["nats"] = None
-    write_json(Path(out_dir) / "corpus.json", summary)
+    write_json(out_dir / "corpus.json", summary)
     return summary
 
 
@@ -61,23 +106,101 @@ def check_settings(settings: Mapping) -> None:
             raise InputError(f"text.{key}: expected a value for text.source {source!r}, found none; set it")
 
 
-def write_documents(path: Path, documents: Iterable[dict]) -> dict:
-    """Write documents, one JSON object a line, blank ones left out; returns their counts."""
-    counts = {"documents": 0, "words": 0, "bytes": 0, "nats": 0.0}
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for document in documents:
-            text = document["text"]
-            if not text.strip():
-                continue
-            file.write(json.dumps(document, ensure_ascii=False) + "\n")
-            counts["documents"] += 1
-            counts["words"] += len(text.split())
-            counts["bytes"] += len(text.encode("utf-8"))
-            counts["nats"] += document.get("nats", 0.0)
-    return counts | {"nats": round(counts["nats"], 6)}
+def cut_all(paths: Iterable[Path], document: str) -> list[readers.Piece]:
+    # Absolute, so that a later stage finds them from wherever it runs.
+    return [piece for path in paths for piece in readers.cut(path.absolute(), document)]
 
 
-def embedded(settings: Mapping) -> tuple[list[dict], list[dict]]:
+def write_index(
+    path: Path, pieces: list[readers.Piece], reading: Mapping, processes: int
+) -> tuple[list[int], list[int]]:
+    """Read every document once; write its record (documents.RECORD). Returns documents and bytes of each piece."""
+    counts, sizes = [], []
+    with open(path, "wb") as file, mapping(min(processes, len(pieces))) as apply:
+        for records in apply(scan, pieces, itertools.repeat(reading)):
+            file.write(records)
+            records = np.frombuffer(records, RECORD)
+            counts.append(len(records))
+            sizes.append(int(records["bytes"].sum()))
+    return counts, sizes
+
+
+def scan(piece: readers.Piece, reading: Mapping) -> bytes:
+    """The records of a piece's documents, one behind the other."""
+    records = []
+    for text in readers.read(piece, **reading):
+        content = text.encode("utf-8")
+        records.append(blake2b(content, digest_size=16).digest() + len(content).to_bytes(8, "little"))
+    return b"".join(records)
+
+
+@contextlib.contextmanager
+def mapping(processes: int) -> Iterator[Callable]:
+    """`map`, or one whose calls run in `processes` processes; results come in the order of the arguments."""
+    if processes < 2:
+        yield map
+        return
+    # Forked children would inherit the threads' locks of whatever this process has imported.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield pool.map
+
+
+def write_order(path: Path, duplicates: np.ndarray, first_held_out: int | None, settings: Mapping) -> dict[str, int]:
+    """Write the documents' order, validation first (documents.Corpus.order); returns the documents of each split.
+
+    The split is that of `datasets`' train_test_split(test_size=validation_share, seed=seed, shuffle=True): with the
+    share and the seed of nanoGPT, which the paper's authors took over, the same documents of OpenWebText in the same
+    order. The order is made in a mapped file: 8 bytes per document, not of memory.
+    """
+    left_out = duplicates if settings.get("deduplicate") else np.zeros_like(duplicates)
+    kept = int((~left_out).sum())
+    held_out = count_held_out(kept, settings) if first_held_out is None else int((~left_out[first_held_out:]).sum())
+    # An array that NumPy shuffles by its fast way, which is the one that permutation() takes, has no subclass.
+    order = np.asarray(np.lib.format.open_memmap(path, "w+", np.int64, (kept,)))
+    filled = 0
+    for start in range(0, len(left_out), ROWS):
+        places = start + np.flatnonzero(~left_out[start : start + ROWS])
+        order[filled : filled + len(places)] = places
+        filled += len(places)
+    if first_held_out is None:
+        np.random.default_rng(settings["seed"]).shuffle(order)
+    else:
+        order[:] = np.roll(order, held_out)
+    return {"train": kept - held_out, "val": held_out}
+
+
+def count_held_out(documents: int, settings: Mapping) -> int:
+    """How many documents to hold out, at least one and not all.
+
+    Raises:
+        InputError: there are too few documents.
+    """
+    share = settings["validation_share"]
+    key = {"hub": "text.name"}.get(settings["source"], f"text.{settings['source']}")
+    if documents < 2:
+        raise InputError(
+            f"{key}: expected at least two documents, one of them to hold out, found {documents}; give more text or "
+            "another text.document"
+        )
+    held_out = math.ceil(share * documents)
+    if held_out >= documents:
+        raise InputError(
+            f"{key}: expected enough documents to hold out {share} of them, found {documents}; give more text or "
+            "another text.validation_share"
+        )
+    return held_out
+
+
+def share_out(sizes: list[int], shards: int) -> list[int]:
+    """The shard of each piece: pieces stay in their order, and shards have about equally many bytes."""
+    total, before, chosen = sum(sizes), 0, []
+    for size in sizes:
+        chosen.append(min(shards - 1, shards * (2 * before + size) // (2 * total)) if total else 0)
+        before += size
+    return chosen
+
+
+def embedded(out_dir: Path, settings: Mapping) -> Found:
     """The embedded stories. They are drawn independently, so the last ones are as good a sample as any."""
     from krakenlm.text.embedded import documents
 
@@ -87,93 +210,26 @@ def embedded(settings: Mapping) -> tuple[list[dict], list[dict]]:
         raise InputError(
             f"text.words: expected enough for two documents, found {settings['words']}; raise it (600000 is tiny's)"
         )
-    return drawn[:-held_out], drawn[-held_out:]
+    nats = {}
+    for split, part in {"train": drawn[:-held_out], "val": drawn[-held_out:]}.items():
+        with writing(out_dir / f"{split}.jsonl") as temporary:
+            lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in part)
+            temporary.write_text("".join(lines), encoding="utf-8")
+        nats[split] = round(sum(document["nats"] for document in part), 6)
+    return Found([out_dir / "train.jsonl"], held_out=[out_dir / "val.jsonl"], nats=nats)
 
 
-def files(settings: Mapping) -> tuple[Iterator[dict], Iterator[dict]]:
-    """The user's files, in their order, then split by the seed."""
-    import datasets
-
-    column, document = settings["column"], settings["document"]
-    pieces = [piece for name in settings["files"] for piece in readers.cut(name, document)]
-    texts = [text for piece in pieces for text in readers.read(piece, column, document)]
-    if len(texts) < 2:
-        raise InputError(
-            f"text.files: expected at least two documents, one of them to hold out, found {len(texts)}; "
-            "give more text or another text.document"
-        )
-    return split_documents(datasets.Dataset.from_dict({"text": texts}), "text", settings, "text.files")
+def files(out_dir: Path, settings: Mapping) -> Found:
+    """The user's files, in their order."""
+    return Found(expand(settings["files"]), column=settings["column"], document=settings["document"])
 
 
-def hub(settings: Mapping) -> tuple[Iterator[dict], Iterator[dict]]:
-    """A data set of the hub: its `train` split, split as nanoGPT and the paper's authors do."""
-    import datasets
+def hub(out_dir: Path, settings: Mapping) -> Found:
+    """A data set of the hub: its `train` split, fetched into the hub's cache."""
+    from krakenlm.text.hub import fetch
 
-    name, column = settings["name"], settings["column"]
-    try:
-        with quiet_datasets():
-            splits = datasets.load_dataset(name, revision=settings["revision"])
-    except Exception as error:  # a wrong name, no network, a repository without data: many kinds of exception
-        raise InputError(
-            f"text.name: expected a data set of the hub, could not read {name!r} at {settings['revision']!r} "
-            f"({one_line(error)}); check name, revision and network"
-        ) from None
-    if "train" not in splits:
-        raise InputError(
-            f"text.name: expected a data set with a split train, found {', '.join(splits)} in {name!r}; use another"
-        )
-    check_column(splits["train"], column, name)
-    return split_documents(splits["train"], column, settings, "text.name")
-
-
-def split_documents(dataset, column: str, settings: Mapping, key: str) -> tuple[Iterator[dict], Iterator[dict]]:
-    """Documents of a `datasets.Dataset` for training and for validation."""
-    try:
-        # nanoGPT's call: the same share and seed give the same documents of OpenWebText.
-        splits = dataset.train_test_split(test_size=settings["validation_share"], seed=settings["seed"], shuffle=True)
-    except ValueError as error:
-        raise InputError(
-            f"{key}: expected enough documents to hold out {settings['validation_share']} of them, found "
-            f"{len(dataset)} ({one_line(error)}); give more text or another text.validation_share"
-        ) from None
-    return documents_of(splits["train"], column), documents_of(splits["test"], column)
-
-
-def documents_of(dataset, column: str) -> Iterator[dict]:
-    for batch in dataset.select_columns([column]).iter(batch_size=1000):
-        for text in batch[column]:
-            yield {"text": text or ""}
-
-
-def check_column(dataset, column: str, name: str) -> None:
-    """Refuse a data set without the column, or with something else than text in it."""
-    if column not in dataset.column_names:
-        raise InputError(
-            f"text.column: expected one of {', '.join(dataset.column_names)} ({name}), found {column!r}; set it"
-        )
-    dtype = getattr(dataset.features[column], "dtype", "a structure")
-    if dtype not in ("string", "large_string"):
-        raise InputError(f"text.column: expected text in {column!r} of {name}, found {dtype}; choose another column")
-
-
-@contextlib.contextmanager
-def quiet_datasets() -> Iterator[None]:
-    """No progress bars and no logged tracebacks: a stage's output is a log, and an error is one line."""
-    import datasets
-
-    bars, verbosity = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(verbosity)
-        if bars:
-            datasets.enable_progress_bars()
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error.__cause__ or error).split())[:160] or type(error).__name__
+    commit, paths = fetch(settings["name"], settings["revision"], settings.get("subset"))
+    return Found(paths, column=settings["column"], commit=commit)
 
 
 SOURCES = {"embedded": embedded, "files": files, "hub": hub}

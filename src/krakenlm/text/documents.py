@@ -1,31 +1,78 @@
-"""The two files of a corpus folder, as any later stage reads them."""
+"""A corpus folder as later stages read it: corpus.json, index.bin, order.npy, and the documents themselves."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from krakenlm.errors import InputError
+from krakenlm.files import read_json
+from krakenlm.text import readers
 
-SPLITS = ("train", "val")
+# What index.bin holds of each document, little-endian: BLAKE2b of its text in UTF-8 (16 bytes), and that text's length.
+RECORD = np.dtype([("hash", "<u8", (2,)), ("bytes", "<u8")])
 
 
-def read_documents(corpus_dir: str | Path, split: str) -> Iterator[dict]:
-    """The documents of `split` ("train" or "val") in order, each {"text": str} and, where known, "nats": float.
+def read_index(path: str | Path) -> np.ndarray:
+    """The records of index.bin, mapped read-only; an empty file has none."""
+    return np.memmap(path, RECORD, "r") if Path(path).stat().st_size else np.empty(0, RECORD)
+
+
+class Corpus:
+    """A corpus folder: `summary`, the content of corpus.json, and the documents.
 
     Raises:
-        InputError: the split is missing or one of its lines is not such an object.
+        InputError: there is no corpus or one of its files is damaged.
     """
-    path = Path(corpus_dir) / f"{split}.jsonl"
-    if not path.is_file():
-        raise InputError(f"{path}: expected a corpus, found no such file; run the corpus stage")
-    # Only "\n" ends a line: a text may hold other separators that str.splitlines would cut at.
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                document = json.loads(line)
-                document["text"].encode("utf-8")
-            except (ValueError, TypeError, KeyError, AttributeError):
-                raise InputError(
-                    f'{path}: expected {{"text": ...}} in line {number}, found {line[:40]!r}; make the corpus again'
-                ) from None
-            yield document
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.summary = read_json(self.directory / "corpus.json")
+        if "source" not in self.summary or "settings" not in self.summary:
+            raise InputError(
+                f"{self.directory / 'corpus.json'}: expected the description of a corpus, found another file; "
+                "run the corpus stage"
+            )
+
+    @property
+    def shards(self) -> int:
+        """How many parts its documents are tokenized in."""
+        return self.summary["shards"]
+
+    def documents(self, shard: int | None = None) -> Iterator[str]:
+        """The texts of a shard, or of all, in the order of index.bin.
+
+        Raises:
+            InputError: a file has changed since the corpus was made, or has become unreadable.
+        """
+        for entry in self.summary["pieces"]:
+            if shard is not None and entry["shard"] != shard:
+                continue
+            piece = readers.Piece(**{key: entry[key] for key in ("path", "start", "stop", "size", "changed")})
+            yield from readers.read(piece, **self.summary["reading"])
+
+    def count(self, shard: int) -> int:
+        """Number of documents of a shard."""
+        return sum(entry["documents"] for entry in self.summary["pieces"] if entry["shard"] == shard)
+
+    def order(self, split: str) -> np.ndarray:
+        """Places in the index of the documents of `split` ("train" or "val"), in the order of its tokens; mapped."""
+        path, held_out = self.directory / "order.npy", self.summary["documents"]["val"]
+        try:
+            order = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: expected the order of a corpus, could not read it ({error}); run the corpus stage again"
+            ) from None
+        return order[:held_out] if split == "val" else order[held_out:]
+
+    def bytes(self, split: str) -> int:
+        """Bytes of the split's text in UTF-8, all documents together."""
+        sizes, order = read_index(self.directory / "index.bin")["bytes"], self.order(split)
+        return sum(int(sizes[order[start : start + (1 << 20)]].sum()) for start in range(0, len(order), 1 << 20))
+
+    def training_documents(self) -> Iterator[str]:
+        """The texts of the training split in the order of index.bin."""
+        chosen = np.zeros(sum(entry["documents"] for entry in self.summary["pieces"]), bool)
+        chosen[self.order("train")] = True
+        return (text for text, taken in zip(self.documents(), chosen, strict=True) if taken)

@@ -1,24 +1,36 @@
 """tokenizer.json: a byte-level BPE trained on the corpus, or a published one."""
 
+import itertools
+import json
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from krakenlm.errors import InputError
 from krakenlm.files import writing
-from krakenlm.text.documents import read_documents
+from krakenlm.text.documents import Corpus
+from krakenlm.text.store import LITTLE_ENDIAN
 
 END_OF_TEXT = "<|endoftext|>"
+# What a tokenizer is trained on at most: its memory grows with the number of different words.
+SAMPLE_BYTES = 500_000_000
+# Characters of a document that are encoded at once, and how far a blank is looked for to part them at.
+PART_CHARACTERS = 1_000_000
+# Only these two blanks: what else is one differs between regular expressions.
+BEFORE_BLANK = re.compile(r"\S(?=[ \n])")
 
 
 def train_tokenizer(corpus_dir: str | Path, vocabulary: int, out: str | Path) -> None:
-    """Train a byte-level BPE (GPT-2's kind) on the training split and write it to `out`.
+    """Train a byte-level BPE (GPT-2's kind) on the training split, or a sample of it, and write it to `out`.
 
     The same corpus gives the same file: merges are ranked by count, equal counts by their ids.
 
     Args:
-        corpus_dir: folder with train.jsonl.
+        corpus_dir: the corpus folder.
         vocabulary: number of tokens, the 256 bytes and the end token included; fewer come out of a text that has
             no more pairs to merge.
         out: tokenizer.json.
@@ -39,8 +51,7 @@ def train_tokenizer(corpus_dir: str | Path, vocabulary: int, out: str | Path) ->
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (document["text"] for document in read_documents(corpus_dir, "train"))
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(training_sample(Corpus(corpus_dir)), trainer)
     if tokenizer.get_vocab_size() < vocabulary:
         print(
             f"text.vocabulary: {vocabulary} asked for, {tokenizer.get_vocab_size()} found: the text has no more pairs "
@@ -48,6 +59,12 @@ def train_tokenizer(corpus_dir: str | Path, vocabulary: int, out: str | Path) ->
             file=sys.stderr,
         )
     save(tokenizer, out)
+
+
+def training_sample(corpus: Corpus) -> Iterator[str]:
+    """The training documents, or every so-manieth of them where all would be more than SAMPLE_BYTES."""
+    step = -(-corpus.bytes("train") // SAMPLE_BYTES)
+    return itertools.islice(corpus.training_documents(), 0, None, max(1, step))
 
 
 def fetch_tokenizer(pretrained: str, out: str | Path) -> None:
@@ -98,3 +115,56 @@ def end_token(tokenizer: Tokenizer, name: str) -> int:
     if end is None:
         raise InputError(f"{name}: expected a tokenizer with {END_OF_TEXT}, found none in its vocabulary; use another")
     return end
+
+
+class Encoder:
+    """tokenizer.json as the tokens stage uses it: batches of documents, of any length, to arrays of ids.
+
+    Attributes: `vocabulary`, the number of tokens; `end`, the id of the token that ends a document; `dtype`, "uint16"
+    or "uint32", which holds every id.
+
+    Raises:
+        InputError: the file is missing, is not a tokenizer, or has no end token.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.tokenizer = load_tokenizer(path)
+        self.vocabulary = self.tokenizer.get_vocab_size()
+        self.end = end_token(self.tokenizer, str(path))
+        self.dtype = "uint16" if self.vocabulary <= 1 << 16 else "uint32"
+        self.parted = splits_at_blanks(self.tokenizer)
+
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids of all documents, an end token after each; number of ids of each document, that token included)."""
+        parts = [part_of(text) if self.parted else [text] for text in texts]
+        encoded = iter(self.tokenizer.encode_batch_fast([*itertools.chain(*parts)], add_special_tokens=False))
+        ids = [[*itertools.chain(*(next(encoded).ids for _ in text)), self.end] for text in parts]
+        length_U = np.fromiter(map(len, ids), np.int64, len(ids))
+        return np.fromiter(itertools.chain(*ids), LITTLE_ENDIAN[self.dtype], int(length_U.sum())), length_U
+
+
+def splits_at_blanks(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer is byte-level as GPT-2's is: no token goes on from a character into a blank behind it."""
+    content = json.loads(tokenizer.to_str())
+    splitting = content["pre_tokenizer"] or {}
+    return (
+        content["normalizer"] is None
+        and splitting.get("type") == "ByteLevel"
+        and splitting.get("use_regex", True)
+        and not splitting["add_prefix_space"]
+    )
+
+
+def part_of(text: str) -> list[str]:
+    """The text in parts whose tokens, one after the other, are the text's: an encoder needs 200 times its memory.
+
+    A part ends before a blank that follows a character. Only where there is none over PART_CHARACTERS, in no language's
+    text, it ends anywhere.
+    """
+    parts, start = [], 0
+    while len(text) - start > PART_CHARACTERS:
+        blank = BEFORE_BLANK.search(text, start + PART_CHARACTERS, start + 2 * PART_CHARACTERS)
+        stop = blank.end() if blank else start + 2 * PART_CHARACTERS
+        parts.append(text[start:stop])
+        start = stop
+    return [*parts, text[start:]]

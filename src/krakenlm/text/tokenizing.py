@@ -1,0 +1,175 @@
+"""Documents become token ids: shard by shard, each on its own, then put together in the corpus's order.
+
+A shard is `<number>.bin` (its documents' ids, an end token after each), `<number>.ends` (where each ends) and, last,
+`<number>.json` with counts and checksums: without the last the shard does not exist.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from krakenlm.config import fingerprint
+from krakenlm.errors import InputError
+from krakenlm.files import read_json, write_json, writing
+from krakenlm.text.documents import Corpus
+from krakenlm.text.lengths import Lengths
+from krakenlm.text.store import LITTLE_ENDIAN, SPLITS, checksum
+from krakenlm.text.tokenizer import Encoder
+
+# Models' vocabularies are padded to this: matrix products are fast at such sizes (as in nanoGPT, 50257 -> 50304).
+PADDED_TO = 64
+# Documents and characters that are encoded at once.
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 2048, 4_000_000
+# Documents that are put in their place at once.
+PLACED_AT_ONCE = 1 << 14
+
+
+def tokenize(corpus_dir: str | Path, tokenizer_json: str | Path, out_dir: str | Path) -> None:
+    """Write both splits of a corpus as token ids: train.bin, val.bin, and last manifest.json.
+
+    Shards that are there already (`tokenize_shard`, in other processes or on other machines) are taken; what is missing
+    is made here. A file is little-endian ids without a header, an end token after each document. The manifest holds
+    dtype, vocab_size (padded), vocabulary (true), end_token, data, duplicates (documents that stood in the corpus
+    before, as a share), and per split tokens, documents, bytes (of the text in UTF-8), nats (of the generator, null
+    where unknown), lengths (lengths.Lengths.summary) and sha256.
+
+    Raises:
+        InputError: corpus or tokenizer are missing or damaged, or a shard or file is not what its checksum says.
+    """
+    corpus = Corpus(corpus_dir)
+    shards = Path(out_dir) / "shards"
+    for shard in range(corpus.shards):
+        if not is_made(corpus, shard, tokenizer_json, shards):
+            tokenize_shard(corpus_dir, tokenizer_json, shards, shard)
+    manifest = describe(corpus, Encoder(tokenizer_json))
+    parts = Shards(shards, corpus.shards, LITTLE_ENDIAN[manifest["dtype"]])
+    for split in SPLITS:
+        path = Path(out_dir) / f"{split}.bin"
+        with writing(path) as temporary:
+            placed = place(parts, corpus.order(split), temporary)
+        # What was computed and what the disk now holds are two things.
+        if checksum(path) != placed["sha256"]:
+            raise InputError(f"{path}: expected to read what was written, found something else; check the disk")
+        nats = (corpus.summary["nats"] or {}).get(split)
+        manifest["splits"][split] = placed | {"bytes": corpus.bytes(split), "nats": nats}
+    write_json(Path(out_dir) / "manifest.json", manifest)
+    shutil.rmtree(shards)
+
+
+def describe(corpus: Corpus, encoder: Encoder) -> dict:
+    """The manifest before its splits are known."""
+    documents = sum(entry["documents"] for entry in corpus.summary["pieces"])
+    return {
+        "dtype": encoder.dtype,
+        "vocab_size": (encoder.vocabulary + PADDED_TO - 1) // PADDED_TO * PADDED_TO,
+        "vocabulary": encoder.vocabulary,
+        "end_token": encoder.end,
+        "data": corpus.summary["data"],
+        "duplicates": corpus.summary["duplicates"] / documents,
+        "splits": {},
+    }
+
+
+def identity(corpus: Corpus, shard: int, tokenizer_json: str | Path) -> str:
+    """Hash of what determines a shard: its pieces of files, how they are read, the tokenizer."""
+    pieces = [entry for entry in corpus.summary["pieces"] if entry["shard"] == shard]
+    return fingerprint([pieces, corpus.summary["reading"], checksum(tokenizer_json)], 64)
+
+
+def is_made(corpus: Corpus, shard: int, tokenizer_json: str | Path, directory: Path) -> bool:
+    """Whether a shard is there, whole, and made of this corpus by this tokenizer."""
+    description, ids, ends = (directory / f"{shard:05d}.{suffix}" for suffix in ("json", "bin", "ends"))
+    if not (description.is_file() and ids.is_file() and ends.is_file()):
+        return False
+    try:
+        found = read_json(description)
+    except InputError:  # damaged, so it is made again as any broken part of a shard
+        return False
+    expected = {"identity": identity(corpus, shard, tokenizer_json), "ids": checksum(ids), "ends": checksum(ends)}
+    return all(found.get(key) == value for key, value in expected.items())
+
+
+def tokenize_shard(corpus_dir: str | Path, tokenizer_json: str | Path, directory: str | Path, shard: int) -> None:
+    """Write one shard of a corpus, its documents in the order of the index.
+
+    Raises:
+        InputError: the corpus has no such shard, a file has changed or is damaged, or the disk is full.
+    """
+    corpus, encoder, directory = Corpus(corpus_dir), Encoder(tokenizer_json), Path(directory)
+    if not 0 <= shard < corpus.shards:
+        raise InputError(f"--shard: expected 0 to {corpus.shards - 1}, found {shard}; choose one")
+    tokens = documents = 0
+    ids, ends = directory / f"{shard:05d}.bin", directory / f"{shard:05d}.ends"
+    with writing(ids) as ids_part, writing(ends) as ends_part:
+        with open(ids_part, "wb") as ids_file, open(ends_part, "wb") as ends_file:
+            for texts in batches(corpus.documents(shard)):
+                ids_P, length_U = encoder.encode(texts)
+                ids_file.write(ids_P.tobytes())
+                ends_file.write((tokens + np.cumsum(length_U)).astype("<u8").tobytes())
+                tokens += len(ids_P)
+                documents += len(texts)
+        if documents != corpus.count(shard):
+            raise InputError(
+                f"{corpus_dir}: expected {corpus.count(shard)} documents in shard {shard}, found {documents}; the "
+                "files have changed, run the corpus stage again"
+            )
+    description = {"identity": identity(corpus, shard, tokenizer_json), "ids": checksum(ids), "ends": checksum(ends)}
+    write_json(directory / f"{shard:05d}.json", description | {"tokens": tokens, "documents": documents})
+
+
+def batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Documents, in order, as many at once as are encoded at once."""
+    held, characters = [], 0
+    for text in documents:
+        if held and (len(held) == BATCH_DOCUMENTS or characters + len(text) > BATCH_CHARACTERS):
+            yield held
+            held, characters = [], 0
+        held.append(text)
+        characters += len(text)
+    if held:
+        yield held
+
+
+class Shards:
+    """All shards of a folder as one row of documents, mapped into memory."""
+
+    def __init__(self, directory: Path, count: int, dtype: np.dtype) -> None:
+        self.ids = [mapped(directory / f"{shard:05d}.bin", dtype) for shard in range(count)]
+        self.ends = [mapped(directory / f"{shard:05d}.ends", np.dtype("<u8")) for shard in range(count)]
+        self.first = np.concatenate([[0], np.cumsum([len(ends) for ends in self.ends])])
+
+    def documents(self, places: np.ndarray) -> Iterator[np.ndarray]:
+        """The ids of the documents at `places`."""
+        shards = np.searchsorted(self.first, places, side="right") - 1
+        starts, stops = np.zeros(len(places), np.int64), np.empty(len(places), np.int64)
+        for shard in np.unique(shards):
+            chosen = np.flatnonzero(shards == shard)
+            local = places[chosen] - self.first[shard]
+            stops[chosen] = self.ends[shard][local]
+            later = local > 0
+            starts[chosen[later]] = self.ends[shard][local[later] - 1]
+        for shard, start, stop in zip(shards.tolist(), starts.tolist(), stops.tolist(), strict=True):
+            yield self.ids[shard][start:stop]
+
+
+def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def place(shards: Shards, order: np.ndarray, path: Path) -> dict:
+    """Write the documents named in `order`; returns their tokens, documents, lengths and checksum."""
+    tokens, lengths, digest = 0, Lengths(), hashlib.sha256()
+    with open(path, "wb", buffering=1 << 20) as file:
+        for start in range(0, len(order), PLACED_AT_ONCE):
+            length_U = []
+            for ids_T in shards.documents(order[start : start + PLACED_AT_ONCE]):
+                content = ids_T.data
+                file.write(content)
+                digest.update(content)
+                length_U.append(len(ids_T))
+            lengths.add(np.array(length_U))
+            tokens += sum(length_U)
+    return {"tokens": tokens, "documents": len(order), "lengths": lengths.summary(), "sha256": digest.hexdigest()}
