@@ -15,6 +15,7 @@ from krakenlm.errors import InputError
 from krakenlm.export.huggingface import export_huggingface
 from krakenlm.inference.generate import generate
 from krakenlm.models.importing import import_gpt2
+from krakenlm.text.corpus import Found, describe
 from krakenlm.text.tokenizer import load_tokenizer, train_tokenizer
 
 VOCABULARY = 270
@@ -46,7 +47,7 @@ def tokenizer_json(tmp_path_factory):
     """A BPE of `VOCABULARY` tokens."""
     corpus = tmp_path_factory.mktemp("corpus")
     (corpus / "train.jsonl").write_text(json.dumps({"text": "naïve café, 10 €, 火, the end, the other end"}) + "\n")
-    (corpus / "corpus.json").write_text("{}")
+    describe(corpus, Found([corpus / "train.jsonl"], held_out=[corpus / "train.jsonl"]), {"source": "embedded"})
     train_tokenizer(corpus, VOCABULARY, corpus / "tokenizer.json")
     return corpus / "tokenizer.json"
 
