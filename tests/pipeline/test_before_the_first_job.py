@@ -58,7 +58,7 @@ def test_ttft_alone_trains_nothing(checkout):
         ("models={new: {width: 3}}", "models.new.architecture: expected a value, found none"),
         ("models={standard: {architecture: mamba}}", "models.standard.architecture: expected one of standard"),
         ("models={kraken-4way: {n_head: 6}}", "models.kraken-4way.n_head: expected a multiple of the degree (4)"),
-        ("text={source: files, files: [nowhere.txt]}", "text.files[0]: expected a file, found none at nowhere.txt"),
+        ("text={source: files, files: [nowhere.txt]}", "found no file at nowhere.txt"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_one_line_that_names_the_key(checkout, setting, line):
