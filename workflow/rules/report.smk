@@ -3,7 +3,7 @@
 
 rule report_page:
     input:
-        perplexity=rules.perplexity_table.output,
+        perplexity=rules.perplexity_table.output.table,
         superglue=rules.superglue_table.output,
         engines=rules.engines_table.output,
         ttft=rules.ttft_table.output,
