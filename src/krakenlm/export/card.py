@@ -19,7 +19,8 @@ SUPERGLUE |= {"chance": "chance", "data": "data"}
 
 USE = """## Use
 
-The architecture's code is in this folder, so loading it has to be allowed:
+It needs torch and transformers 5 (made for 5.17). The architecture's code is in this folder, so loading it has to be
+allowed:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -65,6 +65,7 @@ class KrakenlmForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = KrakenlmConfig
     base_model_prefix = "model"
     _supports_sdpa = True
+    _no_split_modules: ClassVar[list[str]] = [Architecture.__name__]  # of several devices it takes one
 
     def __init__(self, config: KrakenlmConfig) -> None:
         super().__init__(config)
