@@ -299,6 +299,23 @@ def superglue(
         run.table("superglue", rows)
 
 
+@app.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-eval's own command line, with this project's models: --model_args path=FOLDER --tasks TASK,..."""
+    from lm_eval.__main__ import cli_evaluate
+
+    import krakenlm.evaluation  # noqa: F401 - registers the model
+
+    words = list(context.args)
+    if any(word.startswith("--model_args") for word in words) and "--model" not in words:
+        words += ["--model", "krakenlm"]
+    sys.argv = ["lm-eval", *words]
+    cli_evaluate()
+
+
 @app.command()
 def shard(
     out: Out,

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,17 @@ STORIES = [
     "Ben lost a kite. He was sad because he liked the kite.\nQuestion: did Ben buy a kite?\nAnswer: no",
     "Passage: Tom thanked *him* for the bike. True, False, or Neither? Is the answer correct?",
 ]
+
+
+DOWNLOAD = Path(__file__).parents[3] / "shared" / "data" / "fewglue"
+
+
+@pytest.fixture(scope="session")
+def download():
+    """Labelled examples in the format of the official SuperGLUE download, which this project does not hold itself."""
+    if not DOWNLOAD.is_dir():
+        pytest.skip(f"needs labelled examples of the official download in {DOWNLOAD}")
+    return DOWNLOAD
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,13 @@
+import json
+import shutil
+
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
+from krakenlm import models
+from krakenlm.cli import app
 from krakenlm.errors import InputError
 from krakenlm.evaluation import lm
 from krakenlm.evaluation.lm import KrakenLM
@@ -74,7 +79,7 @@ def test_a_context_longer_than_the_model_loses_its_beginning(language_model):
 
 def test_results_do_not_depend_on_batches_or_order(language_model, monkeypatch):
     together = language_model.loglikelihood(instances("loglikelihood", *PAIRS), disable_tqdm=True)
-    monkeypatch.setitem(lm.TOKENS_PER_BATCH, "cpu", 1)
+    monkeypatch.setitem(lm.TOKENS_PER_PACK, "cpu", 1)
     alone = language_model.loglikelihood(instances("loglikelihood", *reversed(PAIRS)), disable_tqdm=True)[::-1]
     assert [nats for nats, _ in alone] == pytest.approx([nats for nats, _ in together], rel=1e-5)
     assert [greedy for _, greedy in alone] == [greedy for _, greedy in together]
@@ -125,5 +130,70 @@ def test_generation_after_a_long_context_stays_within_the_block(language_model):
         instances("generate_until", (PAIRS[5][0], {"until": [], "max_gen_toks": 9}))
     )
     assert text
-    with pytest.raises(InputError, match="greedy"):
-        language_model.generate_until(instances("generate_until", ("Ann", {"do_sample": True})))
+
+
+def test_generation_side_by_side_is_that_of_each_context_alone(language_model):
+    contexts = ["Ann bought", "Ben lost a kite. He was sad because", PAIRS[5][0], ""]
+    requests = [(context, {"max_gen_toks": 5 + number, "until": ["."]}) for number, context in enumerate(contexts)]
+    together = language_model.generate_until(instances("generate_until", *requests))
+    alone = [language_model.generate_until(instances("generate_until", request))[0] for request in requests]
+    assert together == alone
+
+
+def test_sampling_draws_the_same_texts_again_and_others_than_the_likeliest(language_model):
+    settings = {"max_gen_toks": 12, "do_sample": True, "temperature": 1.5, "until": []}
+    requests = instances("generate_until", *[(f"Ann {number}", settings) for number in range(4)])
+    drawn = language_model.generate_until(requests)
+    assert drawn == language_model.generate_until(requests)
+    likeliest = instances(
+        "generate_until", *[(f"Ann {number}", settings | {"do_sample": False}) for number in range(4)]
+    )
+    assert drawn != language_model.generate_until(likeliest)
+
+
+def test_more_new_tokens_than_the_block_holds_are_refused(language_model):
+    with pytest.raises(InputError, match="max_gen_toks: expected 1 to 47"):
+        language_model.generate_until(instances("generate_until", ("Ann", {"max_gen_toks": 48})))
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    fields = models.load_config(folder).to_dict()
+    for vocab_size in (256, 2048):
+        models.save_model(models.build(fields | {"vocab_size": vocab_size}), folder)
+        with pytest.raises(InputError, match=f"expected a tokenizer for the model's vocab_size, {vocab_size}"):
+            KrakenLM(folder, device="cpu")
+
+
+TASKS = {
+    "choose": "output_type: multiple_choice\ndoc_to_choice: ['yes', 'no']\ndoc_to_target: label\n"
+    "metric_list: [{metric: acc}]",
+    "roll": "output_type: loglikelihood_rolling\ndoc_to_target: '{{question}}'\nmetric_list: [{metric: bits_per_byte}]",
+    "write": "output_type: generate_until\ndoc_to_target: answer\ngeneration_kwargs: {until: ['.'], max_gen_toks: 4}\n"
+    "metric_list: [{metric: exact_match}]",
+}
+
+
+def test_lm_evals_own_command_line_scores_a_model_folder_on_any_kind_of_task(model, tmp_path, monkeypatch):
+    rows = [{"question": f"did Ann buy hat {number}", "answer": "yes", "label": number % 2} for number in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, settings in TASKS.items():
+        source = (
+            f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\ntest_split: test"
+        )
+        prompt = "" if name == "roll" else "{{question}}?"
+        (tmp_path / f"{name}.yaml").write_text(f"task: {name}\n{source}\ndoc_to_text: '{prompt}'\n{settings}\n")
+    monkeypatch.setattr("sys.argv", ["krakenlm"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    app(
+        [
+            *("lm-eval", "--model_args", f"path={model}", "--tasks", ",".join(TASKS)),
+            *("--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")),
+        ],
+        standalone_mode=False,
+    )
+    (written,) = (tmp_path / "out").rglob("results_*.json")
+    results = json.loads(written.read_text())["results"]
+    assert 0 <= results["choose"]["acc,none"] <= 1
+    assert results["roll"]["bits_per_byte,none"] > 0
+    assert results["write"]["exact_match,none"] == 0

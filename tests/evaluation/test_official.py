@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 import yaml
@@ -7,15 +6,7 @@ import yaml
 from krakenlm.errors import InputError
 from krakenlm.evaluation import official, superglue
 
-DOWNLOAD = Path(__file__).parents[3] / "shared" / "data" / "fewglue"
 LABELS = {"not_entailment": 1, "entailment": 0, "contradiction": 1, "neutral": 2, True: 1, False: 0}
-
-
-@pytest.fixture(scope="module")
-def download():
-    if not DOWNLOAD.is_dir():
-        pytest.skip(f"needs labelled examples of the official download in {DOWNLOAD}")
-    return DOWNLOAD
 
 
 def lines(folder, task):

@@ -1,10 +1,10 @@
 """A trained model as lm-eval sees it, registered there as "krakenlm".
 
-Shapes: B batch, T time, V vocabulary, S scored positions.
+Shapes: B batch, T time, V vocabulary, P wanted positions of a pack.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,16 +12,21 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows
-from torch.nn import functional
 
 from krakenlm.errors import InputError
+from krakenlm.evaluation.packing import Pack, packs
+from krakenlm.inference.cache import Cache
+from krakenlm.inference.generate import Sampling, likeliest
 from krakenlm.models import load_model
+from krakenlm.models.blocks import LAST
 from krakenlm.text.tokenizer import end_token, load_tokenizer
 
-# Tokens of a batch, padding included: enough for matrix products to be efficient, few enough for a CPU's caches.
-TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
-# Logits of a batch that may exist at once (float32: 800 MB), which matters with vocabularies like GPT-2's.
-LOGITS_PER_BATCH = 200_000_000
+# Tokens of a pack: enough for matrix products to be efficient, few enough for a CPU's caches.
+TOKENS_PER_PACK = {"cpu": 4096, "cuda": 65536}
+# Logits of a pack that may exist at once (float32: 800 MB), which matters with vocabularies like GPT-2's.
+LOGITS_PER_PACK = 200_000_000
+# A vocabulary is larger than its tokenizer's by padding alone, to a multiple of 512 at most in models known here.
+MOST_PADDING = 512
 NEW_TOKENS = 256
 
 
@@ -35,32 +40,35 @@ class KrakenLM(TemplateLM):
     block_size loses its beginning.
 
     Args:
-        pretrained: model folder (config.json, model.safetensors, tokenizer.json).
-        device: a torch device; by default the GPU if there is one.
-        batch_size, max_batch_size: lm-eval hands these to every model; batches here are measured in tokens.
+        path: model folder (config.json, model.safetensors, tokenizer.json).
+        device: a torch device; by default the GPU if there is one. Without a GPU, cuda means the CPU: lm-eval's
+            command line says cuda:0 for everyone who says nothing.
+        batch_size, max_batch_size: lm-eval hands these to every model; inputs here are packed by their tokens.
 
     Raises:
-        InputError: the folder is not a model's, or its tokenizer has tokens that the model has not.
+        InputError: the folder is not a model's, or its tokenizer is not its vocabulary's.
     """
 
     def __init__(
         self,
-        pretrained: str | Path,
+        path: str | Path,
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.module = load_model(pretrained).to(self._device)
-        path = Path(pretrained) / "tokenizer.json"
-        self.tokenizer = load_tokenizer(path)
-        self.end = end_token(self.tokenizer, str(path))
+        chosen = torch.device(device or "cuda")
+        self._device = torch.device("cpu") if chosen.type == "cuda" and not torch.cuda.is_available() else chosen
+        self.module = load_model(path).to(self._device)
+        tokenizer = Path(path) / "tokenizer.json"
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.end = end_token(self.tokenizer, str(tokenizer))
         self.max_length = self.module.config.block_size
-        if self.tokenizer.get_vocab_size() > self.module.config.vocab_size:
+        vocab_size, found = self.module.config.vocab_size, self.tokenizer.get_vocab_size()
+        if not 0 <= vocab_size - found < MOST_PADDING:
             raise InputError(
-                f"{path}: expected at most {self.module.config.vocab_size} tokens, the model's vocab_size, found "
-                f"{self.tokenizer.get_vocab_size()}; give the model its own tokenizer"
+                f"{tokenizer}: expected a tokenizer for the model's vocab_size, {vocab_size}, padding apart, found one "
+                f"of {found} tokens; give the model its own tokenizer"
             )
         # A context comes back with each of its continuations.
         self.encode = functools.lru_cache(maxsize=1 << 16)(self.encode)
@@ -82,7 +90,8 @@ class KrakenLM(TemplateLM):
 
         Requests are (anything, context tokens, continuation tokens); a continuation has block_size tokens at most.
         """
-        targets = {}
+        # Equal inputs run once: answers of one token, such as yes and no, differ in what is looked up alone.
+        asked: dict[tuple[int, ...], list[int]] = {}
         for number, (_, context, continuation) in enumerate(requests):
             if len(continuation) > self.max_length:
                 raise InputError(
@@ -90,49 +99,43 @@ class KrakenLM(TemplateLM):
                     f"{len(continuation)}; score it with loglikelihood_rolling"
                 )
             inputs = tuple((context + continuation)[-self.max_length - 1 : -1])
-            # Equal inputs run once: answers of one token, such as yes and no, differ in the target alone.
-            targets.setdefault(inputs, []).append((number, continuation))
+            asked.setdefault(inputs, []).append(number)
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        for batch in self.batches(sorted(targets, key=lambda inputs: (-len(inputs), inputs))):
-            self.score(batch, targets, results)
+        inputs = sorted(asked)
+        wanted = [max(len(requests[number][2]) for number in asked[row]) for row in inputs]
+        most_wanted = LOGITS_PER_PACK // self.module.config.vocab_size
+        for part in packs(inputs, wanted, TOKENS_PER_PACK[self._device.type], most_wanted):
+            numbers = [asked[row] for row in inputs[part]]
+            self.score(inputs[part], wanted[part], numbers, requests, results)
+        for (text, _, _), result in zip(requests, results, strict=True):
+            if text is not None:
+                self.cache_hook.add_partial("loglikelihood", text, result)
         return results
 
-    def batches(self, inputs: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-        """Cut `inputs`, longest first, into batches of about equal size in padded tokens."""
-        room = min(TOKENS_PER_BATCH[self._device.type], LOGITS_PER_BATCH // self.module.config.vocab_size)
-        first = 0
-        while first < len(inputs):
-            count = max(1, room // max(1, len(inputs[first])))
-            yield inputs[first : first + count]
-            first += count
-
     @torch.inference_mode()
-    def score(self, batch: list[tuple[int, ...]], targets: Mapping, results: list) -> None:
-        """Put the results of every continuation of the inputs in `batch` into `results`."""
-        logits_BTV = self.module(self.pad(batch))
-        # One flat gather for the whole batch: (row, position, token) of every scored token.
+    def score(
+        self, inputs: list[tuple], wanted: list[int], numbers: list[list[int]], requests: Sequence, results: list
+    ) -> None:
+        """Put into `results` those of the requests `numbers` of each of `inputs`, from logits at its `wanted` last."""
+        last = [range(len(row) - count, len(row)) for row, count in zip(inputs, wanted, strict=True)]
+        pack = Pack(inputs, last, self._device)
+        logits_PV = self.module(pack.tokens_1T, cache=pack, at=pack.at_P)[0].float()
+        total_P, greedy_P = logits_PV.logsumexp(-1), logits_PV.argmax(-1).tolist()
         scored = [
-            (row, len(inputs) - len(continuation) + offset, token)
-            for row, inputs in enumerate(batch)
-            for _, continuation in targets[inputs]
-            for offset, token in enumerate(continuation)
+            (number, rows[len(rows) - len(requests[number][2]) :].tolist())
+            for rows, each in zip(pack.rows, numbers, strict=True)
+            for number in each
         ]
-        row_S, position_S, token_S = torch.tensor(scored, device=self._device).reshape(-1, 3).unbind(1)
-        logits_SV = logits_BTV[row_S, position_S].float()
-        greedy_S = (logits_SV.argmax(-1) == token_S).cpu()
-        nats_S = functional.cross_entropy(logits_SV, token_S, reduction="none").cpu().double()
+        row_S = torch.tensor([row for _, rows in scored for row in rows], dtype=torch.int64)
+        token_S = torch.tensor([token for number, _ in scored for token in requests[number][2]], dtype=torch.int64)
+        row_S, token_S = row_S.to(self._device), token_S.to(self._device)
+        nats_S = (logits_PV[row_S, token_S] - total_P[row_S]).double().cpu()
         start = 0
-        for inputs in batch:
-            for number, continuation in targets[inputs]:
-                part = slice(start, start + len(continuation))
-                results[number] = (-nats_S[part].sum().item(), bool(greedy_S[part].all()))
-                start += len(continuation)
-
-    def pad(self, batch: Sequence[Sequence[int]]) -> torch.Tensor:
-        """(B, T) int64, filled up on the right: a causal model's earlier positions never see what follows."""
-        longest = max(map(len, batch))
-        filled = [[*row, *[self.end] * (longest - len(row))] for row in batch]
-        return torch.tensor(filled, dtype=torch.int64, device=self._device)
+        for number, rows in scored:
+            end = start + len(rows)
+            is_greedy = [greedy_P[row] for row in rows] == requests[number][2]
+            results[number] = (nats_S[start:end].sum().item(), is_greedy)
+            start = end
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-probability in nats of each request's text, every token predicted once after an end token.
@@ -148,65 +151,93 @@ class KrakenLM(TemplateLM):
         totals = [0.0] * len(requests)
         for owner, (nats, _) in zip(owners, self._loglikelihood_tokens(pairs), strict=True):
             totals[owner] += nats
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue each request's context greedily until a stop string, the end token or max_gen_toks (256).
+        """Continue each request's context until a stop string, the end token or max_gen_toks (256, or half a block).
+
+        Greedily, or, with do_sample, by temperature, top_k and top_p, drawn from a generator of seed 0.
 
         Raises:
-            InputError: the request asks for sampling.
+            InputError: an option is out of its range, or the block has no room for max_gen_toks.
         """
-        texts = [""] * len(requests)
-        queue = sorted(range(len(requests)), key=lambda number: -len(self.encode(requests[number].args[0])))
-        room = max(1, TOKENS_PER_BATCH[self._device.type] // self.max_length)
-        for first in range(0, len(queue), room):
-            numbers = queue[first : first + room]
-            rows = [Generation(self, *requests[number].args) for number in numbers]
-            while active := [row for row in rows if not row.done]:
-                self.step(active)
-            for number, row in zip(numbers, rows, strict=True):
-                texts[number] = row.text
-        return texts
+        rows = [Generation(self, *request.args) for request in requests]
+        for sampling in dict.fromkeys(row.sampling for row in rows):
+            choose = Sampling(*sampling) if sampling else likeliest
+            queue = sorted((row for row in rows if row.sampling == sampling), key=lambda row: -len(row.context))
+            while queue:
+                room = max(1, TOKENS_PER_PACK[self._device.type] // queue[0].capacity)
+                self.generate(queue[:room], choose)
+                queue = queue[room:]
+        for row, request in zip(rows, requests, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, row.text)
+        return [row.text for row in rows]
 
     @torch.inference_mode()
-    def step(self, rows: list["Generation"]) -> None:
-        """One more token for each row."""
-        logits_BTV = self.module(self.pad([row.tokens for row in rows]))
-        for number, row in enumerate(rows):
-            row.append(logits_BTV[number, len(row.tokens) - 1].argmax().item())
+    def generate(self, rows: list["Generation"], choose: Sampling) -> None:
+        """Continue `rows` side by side, each behind its own context, until all are done."""
+        lengths = [len(row.context) for row in rows]
+        filled = [[*row.context, *[self.end] * (max(lengths) - len(row.context))] for row in rows]
+        cache = Cache(self.module, len(rows), min(self.max_length, max(lengths) + max(row.left for row in rows)))
+        # What stands on the right of a causal model's position does not matter to it.
+        last_B = torch.tensor(lengths, device=self._device) - 1
+        at_P, place_B = last_B.unique(return_inverse=True)
+        logits_BPV = self.module(torch.tensor(filled, device=self._device), cache=cache, at=at_P)
+        logits_BV = logits_BPV[torch.arange(len(rows), device=self._device), place_B]
+        cache.set_lengths(lengths)
+        while True:
+            token_B = choose(logits_BV)
+            for row, token in zip(rows, token_B.tolist(), strict=True):
+                row.append(token)
+            if all(row.done for row in rows):
+                return
+            logits_BV = self.module(token_B[:, None], cache=cache, at=LAST)[:, -1]
 
 
 class Generation:
-    """One greedy continuation: `tokens` (context included), `text` (without it), `done`.
+    """One continuation: `context` (tokens), `text` (without the context), `left` (tokens), `sampling`, `done`.
 
-    A context too long for the model and max_gen_toks more tokens loses its beginning.
+    As lm-eval's Hugging Face models do, a context too long for the model and max_gen_toks loses its beginning.
     """
 
     def __init__(self, model: KrakenLM, context: str, settings: Mapping) -> None:
-        if settings.get("do_sample") or settings.get("temperature"):
-            raise InputError(
-                f"generation_kwargs: expected greedy generation, found {dict(settings)}; leave do_sample and "
-                "temperature out"
-            )
         self.model = model
+        self.sampling = sampling_of(settings)
         until = settings.get("until") or []
         self.until = [until] if isinstance(until, str) else list(until)
+        self.left = settings.get("max_gen_toks", min(NEW_TOKENS, model.max_length // 2))
+        if not 0 < self.left < model.max_length:
+            raise InputError(
+                f"max_gen_toks: expected 1 to {model.max_length - 1}, less than the model's block_size, found "
+                f"{self.left}; give --gen_kwargs max_gen_toks={model.max_length // 2}"
+            )
         # At least one token of context stays, the end token where there is none.
-        self.left = min(settings.get("max_gen_toks", NEW_TOKENS), model.max_length)
-        tokens = model.tok_encode(context) or [model.end]
-        self.tokens = tokens[-(model.max_length - self.left + 1) :]
-        self.start = len(self.tokens)
+        self.context = (model.tok_encode(context) or [model.end])[-(model.max_length - self.left) :]
+        self.capacity = len(self.context) + self.left
+        self.tokens: list[int] = []
         self.text = ""
-        self.done = self.left < 1
+        self.done = False
 
     def append(self, token: int) -> None:
+        if self.done:
+            return
         self.left -= 1
         if token == self.model.end:
             self.done = True
             return
         self.tokens.append(token)
-        self.text = self.model.tokenizer.decode(self.tokens[self.start :])
+        self.text = self.model.tokenizer.decode(self.tokens)
         stops = [place for stop in self.until if stop and (place := self.text.find(stop)) >= 0]
         if stops:
             self.text = self.text[: min(stops)]
         self.done = bool(stops) or self.left < 1
+
+
+def sampling_of(settings: Mapping) -> tuple | None:
+    """(temperature, top_k, top_p) of lm-eval's generation settings, None where they ask for the likeliest tokens."""
+    temperature = settings.get("temperature")
+    if not settings.get("do_sample", bool(temperature)) or temperature == 0:
+        return None
+    return (1.0 if temperature is None else float(temperature), settings.get("top_k"), float(settings.get("top_p", 1)))

@@ -304,7 +304,7 @@ class Embedding(nn.Module):
     def forward(self, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
         self.check(tokens_BT)
         length = tokens_BT.shape[1]
-        if length > len(self.positions):
+        if cache is None and length > len(self.positions):
             raise InputError(
                 f"tokens: expected at most block_size ({len(self.positions)}) of them in a row, found {length}; "
                 "shorten the input"
