@@ -113,6 +113,39 @@ def test_files_are_named_by_path_folder_or_pattern(tmp_path):
             found(*patterns)
 
 
+def test_token_files_and_the_tokenizers_file_are_part_of_the_text(tmp_path):
+    for name in ("train.bin", "val.bin", "tokenizer.json"):
+        (tmp_path / name).write_text(name)
+    text = {"source": "bin", "seed": 0, "validation_share": 0.5, "folder": str(tmp_path), "vocabulary": 9}
+    text["tokenizer"] = str(tmp_path / "tokenizer.json")
+    seen = [config.text_settings({"text": text})]
+    assert "vocabulary" not in seen[0]
+    for name in ("val.bin", "tokenizer.json"):
+        (tmp_path / name).write_text("another")
+        seen.append(config.text_settings({"text": text}))
+    assert len({settings["sha256"] for settings in seen}) == 3
+    assert config.corpus_label(seen[0]) == tmp_path.name
+    (tmp_path / "val.bin").unlink()
+    with pytest.raises(InputError, match=r"text.folder: expected train.bin and val.bin in it, found no .*val.bin"):
+        config.check_text(text)
+
+
+def test_a_text_needs_a_tokenizer_or_the_size_of_one_to_train(tiny):
+    text = tiny["text"] | {"tokenizer": None}
+    assert config.text_settings({"text": text})["vocabulary"] == 768
+    assert config.text_settings({"text": text | {"tokenizer": "gpt2"}})["tokenizer"] == "gpt2"
+    del text["vocabulary"]
+    with pytest.raises(InputError, match=r"text.tokenizer: expected a published tokenizer, or text.vocabulary"):
+        config.check_text(text)
+
+
+def test_a_run_that_does_not_fit_the_disk_is_refused_with_the_numbers(tiny):
+    costs = [plan.Cost("text", disk_bytes=3e9), plan.Cost("training of a: so many tokens", disk_bytes=4e9)]
+    plan.refuse_missing_disk(costs, 7e9)
+    with pytest.raises(InputError, match=r"expected 7.0 GB .*\(training of a 4.0 GB, text 3.0 GB\), found 6.9 GB"):
+        plan.refuse_missing_disk(costs, 6.9e9)
+
+
 def test_the_number_of_shards_follows_from_the_size(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("x" * 1000)
     text = {"source": "files", "files": [str(tmp_path / "a.txt")]}

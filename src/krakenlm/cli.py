@@ -31,6 +31,8 @@ imports = typer.Typer(
     help="Make a model folder of weights from elsewhere; only tensors are read.", no_args_is_help=True
 )
 app.add_typer(imports, name="import")
+text_tools = typer.Typer(help="Look at text that was tokenized.", no_args_is_help=True)
+app.add_typer(text_tools, name="text")
 
 machines = typer.Typer(help="Describe machines for the simulator (config/hardware).", no_args_is_help=True)
 measured_elsewhere = typer.Typer(help="From kernels that others have measured.", no_args_is_help=True)
@@ -180,7 +182,7 @@ def tokenizer(
     corpus: Annotated[Path, typer.Option(help="Corpus folder.")],
     out: Out,
     vocabulary: Annotated[int | None, typer.Option(help="Train a byte-level BPE of this size.")] = None,
-    pretrained: Annotated[str | None, typer.Option(help="Take this tokenizer of the hub instead.")] = None,
+    pretrained: Annotated[str | None, typer.Option(help="Take gpt2, a path or a name on the hub.")] = None,
 ) -> None:
     """Train a tokenizer on a corpus, or fetch a published one."""
     if (vocabulary is None) == (pretrained is None):
@@ -210,13 +212,13 @@ def tokenize(
         with locked(f"shard {shard}", out / "shards" / f"{shard:05d}.json", timing=False):
             from krakenlm.text.tokenizing import tokenize_shard
 
-            tokenize_shard(corpus, tokenizer, out / "shards", shard)
+            tokenize_shard(corpus, tokenizer, out / "shards", shard, threads)
         return
     with writing_stage("tokens", out, {"corpus": str(corpus)}) as run:
         from krakenlm.text.store import TokenStore
         from krakenlm.text.tokenizing import tokenize as stage
 
-        stage(corpus, tokenizer, out)
+        stage(corpus, tokenizer, out, threads)
         run.summary(TokenStore(out).manifest)
 
 
@@ -445,6 +447,37 @@ def report(
             run_json=run_json,
             out_html=out,
         )
+
+
+@text_tools.command("stats")
+def text_stats(tokens: Annotated[Path, typer.Argument(help="Tokens folder.")]) -> None:
+    """Show how much text there is and how long its documents are, in tokens."""
+    from krakenlm.text.inspecting import statistics
+    from krakenlm.text.store import TokenStore
+
+    rows = statistics(tokens)
+    for key in rows[0]:
+        print(f"{key:16}" + "".join(f"{row[key]:>20,}" if key != "split" else f"{row[key]:>20}" for row in rows))
+    duplicates = TokenStore(tokens).manifest["duplicates"]
+    if duplicates is not None:
+        print(f"{'duplicates':16}{duplicates:>20.2%}  of all documents stood in an earlier one")
+
+
+@text_tools.command("peek")
+def text_peek(
+    tokens: Annotated[Path, typer.Argument(help="Tokens folder.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json; beside the folder unless given.")] = None,
+    split: Annotated[str, typer.Option(help="train or val.")] = "train",
+    count: Annotated[int, typer.Option(help="How many samples.", min=1)] = 3,
+    length: Annotated[int, typer.Option(help="Tokens of each.", min=1)] = 100,
+    seed: Seed = 0,
+) -> None:
+    """Show samples of the tokens as text."""
+    from krakenlm.text.inspecting import samples
+
+    beside = tokens.resolve().parent / "tokenizer.json"
+    for start, sample in samples(tokens, tokenizer or beside, split, count, length, seed):
+        print(f"--- {split}, from token {start:,}\n{sample}")
 
 
 @imports.command("authors")

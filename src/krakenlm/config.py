@@ -25,12 +25,8 @@ from krakenlm.files import read_json, write_json
 from krakenlm.machine import count_gpus
 
 SCALES = ("tiny", "single-gpu", "paper")
-TEXT_KEYS = {
-    "embedded": ("words", "vocabulary"),
-    "files": ("files", "vocabulary"),
-    "hub": ("name", "revision", "tokenizer"),
-}
-TEXT_DEFAULTS = {"embedded": {}, "files": {"column": "text", "document": "line"}, "hub": {"column": "text"}}
+TEXT_KEYS = {"embedded": ("words",), "files": ("files",), "hub": ("name", "revision"), "bin": ("folder", "tokenizer")}
+TEXT_DEFAULTS = {"files": {"column": "text", "document": "line"}, "hub": {"column": "text"}}
 # Keys that may be left out; they count only where they are set.
 TEXT_CHOICES = ("deduplicate", "subset")
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -293,11 +289,33 @@ def superglue_flags(config: Mapping) -> str:
 
 def check_text(text: Mapping) -> None:
     require(text, TEXT_KEYS[text["source"]], "text")
+    if not text.get("tokenizer") and "vocabulary" not in text:
+        raise InputError("text.tokenizer: expected a published tokenizer, or text.vocabulary to train one; set one")
+    if text["source"] == "bin":
+        bin_files(text)
     if text["source"] != "files":
         return
     for path in expand(text["files"]):
         if path.stat().st_size == 0:
             raise InputError(f"text.files: expected text, found the empty file {path}; leave it out")
+
+
+def text_files(text: Mapping) -> list[Path]:
+    """The user's files that hold the text or its tokens."""
+    return expand(text["files"]) if text["source"] == "files" else bin_files(text) if text["source"] == "bin" else []
+
+
+def bin_files(text: Mapping) -> list[Path]:
+    """train.bin and val.bin of text.folder.
+
+    Raises:
+        InputError: one is missing.
+    """
+    paths = [Path(text["folder"]) / f"{split}.bin" for split in ("train", "val")]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"text.folder: expected train.bin and val.bin in it, found no {path}; correct it")
+    return paths
 
 
 def expand(patterns: list[str]) -> list[Path]:
@@ -441,6 +459,8 @@ SHARD_BYTES, MOST_SHARDS = 256_000_000, 256
 
 def text_bytes(text: Mapping) -> float:
     """Bytes of the corpus, about; a hub data set of unknown size counts as OpenWebText."""
+    if text["source"] == "bin":
+        return 0.0
     if text["source"] == "embedded":
         return 6.0 * text["words"]
     if text["source"] == "files":
@@ -454,14 +474,26 @@ def shards(text: Mapping) -> int:
 
 
 def text_settings(config: Mapping) -> dict:
-    """The keys of `text` that determine the tokens, defaults filled in, and a hash of all files' content."""
+    """The keys of `text` that determine the tokens, defaults filled in, and a hash of the content of all files."""
     source = config["text"]["source"]
-    text = TEXT_DEFAULTS[source] | config["text"]
-    keys = ("source", "seed", "validation_share", *TEXT_KEYS[source], *TEXT_DEFAULTS[source])
+    text = TEXT_DEFAULTS.get(source, {}) | config["text"]
+    keys = ["source", "seed", "validation_share", *TEXT_KEYS[source], *TEXT_DEFAULTS.get(source, {})]
+    keys.append("tokenizer" if text.get("tokenizer") else "vocabulary")
     settings = {key: text[key] for key in keys} | {key: text[key] for key in TEXT_CHOICES if text.get(key)}
-    if source == "files":
-        settings["sha256"] = fingerprint(content_hashes(expand(text["files"])), 64)
+    files = text_files(text)
+    if text.get("tokenizer"):
+        files += tokenizer_files(text["tokenizer"])
+    if files:
+        settings["sha256"] = fingerprint(content_hashes(files), 64)
     return settings
+
+
+def tokenizer_files(tokenizer: str) -> list[Path]:
+    """The files behind text.tokenizer where it is a path, none where it is a name."""
+    path = Path(tokenizer)
+    if path.is_dir():
+        return sorted(item for item in path.iterdir() if item.name in ("tokenizer.json", "vocab.bpe", "encoder.json"))
+    return [path] if path.is_file() else []
 
 
 def content_hash(path: Path) -> str:
@@ -507,6 +539,8 @@ def corpus_label(text: Mapping) -> str:
         return "embedded"
     if text["source"] == "hub":
         label = text["name"].rsplit("/", 1)[-1]
+    elif text["source"] == "bin":
+        label = Path(text["folder"]).resolve().name
     else:
         label = Path(text["files"][0]).name if len(text["files"]) == 1 else f"{len(text['files'])}-files"
         label = re.sub(rf"({'|'.join(map(re.escape, sorted(TEXT_SUFFIXES, key=len, reverse=True)))})$", "", label)

@@ -169,6 +169,22 @@ def refuse_over_budget(costs: list[Cost], config: Mapping, command: list[str]) -
         raise InputError(f"{'; '.join(over)}; nothing was started; to accept it: {accept}")
 
 
+def refuse_missing_disk(costs: list[Cost], free_bytes: float) -> None:
+    """Refuse a run that needs more disk than is free.
+
+    Raises:
+        InputError: with both numbers and the largest parts.
+    """
+    needed = total(costs).disk_bytes
+    if needed > free_bytes:
+        largest = sorted(costs, key=lambda cost: -cost.disk_bytes)[:3]
+        parts = ", ".join(f"{cost.what.split(':')[0]} {cost.disk_bytes / 1e9:.1f} GB" for cost in largest)
+        raise InputError(
+            f"results: expected {needed / 1e9:.1f} GB of free disk ({parts}), found {free_bytes / 1e9:.1f} GB; free "
+            "some, or link results/ to a larger disk; nothing was started"
+        )
+
+
 def accepting_command(command: list[str], setting: str) -> str:
     """The user's command with one more `--config` setting, all of them behind one option, since a second one wins."""
     words, given, in_config = ["snakemake"], [], False

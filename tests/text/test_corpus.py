@@ -165,7 +165,7 @@ def test_a_share_that_leaves_nothing_to_train_on_is_refused(tmp_path):
 
 
 def test_an_unknown_source_and_a_missing_key_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"text\.source: expected one of embedded, files, hub, found 'web'"):
+    with pytest.raises(InputError, match=r"text\.source: expected one of embedded, files, hub, bin, found 'web'"):
         corpus.write(tmp_path, FILES | {"source": "web"})
     with pytest.raises(InputError, match=r"text\.revision: expected a value for text\.source 'hub'"):
         corpus.write(tmp_path, {key: value for key, value in HUB.items() if key != "revision"})

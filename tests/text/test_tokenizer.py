@@ -1,9 +1,12 @@
+import json
 from types import SimpleNamespace
 
 import pytest
 
 from krakenlm.errors import InputError
-from krakenlm.text.tokenizer import END_OF_TEXT, fetch_tokenizer, load_tokenizer, train_tokenizer
+from krakenlm.text import tokenizer
+from krakenlm.text.documents import Corpus
+from krakenlm.text.tokenizer import END_OF_TEXT, Encoder, fetch_tokenizer, load_tokenizer, train_tokenizer
 
 
 def test_training_twice_gives_the_same_file(corpus, tmp_path):
@@ -69,3 +72,34 @@ def test_a_published_tokenizer_that_cannot_be_had_is_refused_in_one_line(tmp_pat
     with pytest.raises(InputError, match=r"text\.tokenizer: .*'nobody/nothing' \(no route to nobody/nothing\)"):
         fetch_tokenizer("nobody/nothing", tmp_path / "tokenizer.json")
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_any_tokenizer_json_is_taken_from_a_file_or_a_folder(corpus, tmp_path):
+    train_tokenizer(corpus, 300, tmp_path / "mine" / "tokenizer.json")
+    for path in (tmp_path / "mine", tmp_path / "mine" / "tokenizer.json"):
+        fetch_tokenizer(str(path), tmp_path / "tokenizer.json")
+        assert (tmp_path / "tokenizer.json").read_bytes() == (tmp_path / "mine" / "tokenizer.json").read_bytes()
+
+
+def test_a_tokenizer_whose_ids_have_gaps_is_refused(corpus, tmp_path):
+    train_tokenizer(corpus, 300, tmp_path / "tokenizer.json")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["vocab"]["far"] = 400
+    (tmp_path / "gap.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"text\.tokenizer: expected ids from 0 to 300 in .*gap\.json, found 400"):
+        fetch_tokenizer(str(tmp_path / "gap.json"), tmp_path / "out.json")
+
+
+def test_documents_end_with_the_end_token_that_the_vocabulary_has(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "?": 2}, unk_token="?")).save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder(tmp_path / "tokenizer.json")
+    assert encoder.end == 1
+    assert encoder.encode(["a"])[0].tolist() == [0, 1]
+
+
+def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text(corpus, tmp_path, monkeypatch):
+    everything = list(tokenizer.training_sample(Corpus(corpus)))
+    monkeypatch.setattr(tokenizer, "SAMPLE_BYTES", Corpus(corpus).bytes("train") // 3 + 1)
+    assert list(tokenizer.training_sample(Corpus(corpus))) == everything[::3]

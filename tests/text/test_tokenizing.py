@@ -7,8 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 
+from krakenlm import cli
 from krakenlm.errors import InputError
-from krakenlm.text import corpus, readers, tokenizer, tokenizing
+from krakenlm.text import corpus, inspecting, readers, tokenizer, tokenizing
 from krakenlm.text.documents import Corpus
 from krakenlm.text.store import TokenStore
 from krakenlm.text.tokenizer import Encoder, load_tokenizer, train_tokenizer
@@ -71,7 +72,7 @@ def test_a_broken_shard_alone_is_made_again(made, tmp_path, damage, monkeypatch)
     path = tmp_path / "tokens" / "shards" / f"00002.{damage}"
     path.write_bytes(path.read_bytes().replace(b"2", b"3")[:-1] + b"}")
     again, tokenize_shard = [], tokenizing.tokenize_shard
-    monkeypatch.setattr(tokenizing, "tokenize_shard", lambda *call: (again.append(call[-1]), tokenize_shard(*call)))
+    monkeypatch.setattr(tokenizing, "tokenize_shard", lambda *call: (again.append(call[3]), tokenize_shard(*call)))
     tokenizing.tokenize(*made, tmp_path / "tokens")
     assert again == [2]
     assert content(tmp_path / "tokens") == content(tmp_path / "right")
@@ -176,3 +177,90 @@ def test_empty_batches_and_shards_are_no_trouble(tmp_path):
     assert Corpus(made[0]).count(0) == 0
     tokenizing.tokenize(*made, tmp_path / "tokens")
     assert TokenStore(tmp_path / "tokens").manifest["splits"]["train"]["documents"] == 270
+
+
+@pytest.fixture
+def nanogpt(made, tmp_path):
+    """(folder with train.bin and val.bin, tokens folder they were made in)."""
+    tokenizing.tokenize(*made, tmp_path / "tokens")
+    (tmp_path / "prepared").mkdir()
+    for name in ("train.bin", "val.bin"):
+        (tmp_path / "prepared" / name).write_bytes((tmp_path / "tokens" / name).read_bytes())
+    return tmp_path / "prepared", tmp_path / "tokens"
+
+
+def adopt(folder, tokenizer_json, out):
+    settings = {"source": "bin", "seed": 0, "validation_share": 0.1, "folder": str(folder), "tokenizer": "mine"}
+    corpus.write(out / "corpus", settings)
+    tokenizing.tokenize(out / "corpus", tokenizer_json, out / "tokens")
+    return TokenStore(out / "tokens")
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 24])
+def test_token_files_made_elsewhere_are_used_in_place_and_counted_the_same(
+    nanogpt, made, tmp_path, monkeypatch, at_once
+):
+    monkeypatch.setattr(tokenizing, "CHECKED_AT_ONCE", at_once)
+    folder, tokens = nanogpt
+    store = adopt(folder, made[1], tmp_path / "adopted")
+    assert (store.directory / "train.bin").resolve() == folder / "train.bin"
+    assert store.manifest["splits"] == TokenStore(tokens).manifest["splits"]
+    assert store.manifest["data"] == "prepared"
+    store.verify()
+
+
+def test_token_files_that_cannot_be_the_tokenizers_are_refused(nanogpt, made, tmp_path):
+    folder, _ = nanogpt
+    ids = np.fromfile(folder / "val.bin", "<u2")
+    ids[7] = 300
+    ids.tofile(folder / "val.bin")
+    with pytest.raises(InputError, match=r"val\.bin: expected ids below 300, .* found 300 at 7; set text\.tokenizer"):
+        adopt(folder, made[1], tmp_path / "adopted")
+    (folder / "val.bin").write_bytes(b"123")
+    with pytest.raises(InputError, match=r"val\.bin: expected uint16 tokens, found 3 bytes"):
+        adopt(folder, made[1], tmp_path / "adopted")
+    (folder / "val.bin").unlink()
+    with pytest.raises(InputError, match=r"val\.bin: expected uint16 tokens, found no file"):
+        adopt(folder, made[1], tmp_path / "adopted")
+    assert not (tmp_path / "adopted" / "tokens" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "published"),
+    [
+        ({}, tokenizing.PUBLISHED_TOKENS),
+        ({"seed": 1}, None),
+        ({"validation_share": 0.1}, None),
+        ({"name": "someone/stories"}, None),
+        ({"tokenizer": "mine.json"}, None),
+        ({"deduplicate": True}, None),
+    ],
+)
+def test_published_counts_are_those_of_the_authors_split_alone(change, published):
+    settings = tokenizing.PUBLISHED_SETTINGS | {"tokenizer": "gpt2", "revision": "main"} | change
+    assert tokenizing.published_tokens(settings) == published
+
+
+def test_statistics_and_samples_show_what_is_in_the_tokens(made, tmp_path, capsys, monkeypatch):
+    tokenizing.tokenize(*made, tmp_path / "tokens")
+    train, val = inspecting.statistics(tmp_path / "tokens")
+    assert (train["documents"], val["documents"]) == (270, 30)
+    assert train["longest"] >= train["95%"] >= train["50%"] >= train["shortest"] > 1
+    whole = TokenStore(tmp_path / "tokens").tokens("val")
+    ((start, text),) = inspecting.samples(tmp_path / "tokens", made[1], "val", 1, len(whole), seed=0)
+    assert start == 0
+    documents = text.split("<|endoftext|>")
+    assert sorted(documents[:-1]) == sorted(set(documents) & set(LINES))
+    drawn = [list(inspecting.samples(tmp_path / "tokens", made[1], "train", 3, 20, seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    monkeypatch.setattr("sys.argv", ["krakenlm", "text", "stats", str(tmp_path / "tokens")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "documents                        270                  30" in capsys.readouterr().out
+
+
+def test_samples_need_the_tokenizer_of_the_tokens(made, tmp_path):
+    tokenizing.tokenize(*made, tmp_path / "tokens")
+    train_tokenizer(made[0], 290, tmp_path / "other.json")
+    with pytest.raises(InputError, match=r"other\.json: expected the tokenizer .* of 300 tokens, found .*290"):
+        next(inspecting.samples(tmp_path / "tokens", tmp_path / "other.json", "val", 1, 5, 0))

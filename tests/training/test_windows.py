@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from krakenlm.training.recipe import Recipe
-from krakenlm.training.windows import TrainingWindows, starts, validation_starts
+from krakenlm.training.windows import TrainingWindows, permute, permuted_starts, starts, validation_starts
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 
@@ -45,6 +45,52 @@ def test_accumulation_and_devices_only_share_out_the_same_batch(batches):
     ranks = [batches(micro_batch=2, devices=2, rank=rank, count=6) for rank in (0, 1)]
     together = [window for pair in zip(*ranks, strict=True) for window in pair]
     assert torch.equal(torch.cat(together), whole)
+
+
+@pytest.mark.parametrize("sampling", ["random", "permuted"])
+def test_one_two_and_four_ranks_see_the_same_windows_at_every_step(batches, sampling):
+    def windows(devices, step):
+        ranks = [
+            batches(sampling=sampling, micro_batch=2, devices=devices, rank=rank, first_step=step, count=4 // devices)
+            for rank in range(devices)
+        ]
+        return sorted(window.tolist() for rank in ranks for batch in rank for window in batch)
+
+    for step in range(20):
+        assert windows(1, step) == windows(2, step) == windows(4, step)
+        assert len(windows(1, step)) == 8
+
+
+def test_a_pass_has_every_window_once_and_the_next_one_cuts_elsewhere(batches):
+    count = (1000 - 16) // 16
+    flat = torch.cat(batches(sampling="permuted", batch_sequences=1, micro_batch=1, count=3 * count))
+    passes = [flat[number * count : (number + 1) * count, 0] for number in range(3)]
+    for firsts in passes:
+        assert firsts.sort().values.diff().tolist() == [16] * (count - 1)
+        assert firsts.diff().tolist() != [16] * (count - 1)
+    assert len({int(firsts.min()) for firsts in passes}) > 1
+    assert flat.max() < 1000
+
+
+def test_a_pass_goes_on_exactly_where_a_run_was_broken_off(batches):
+    whole = torch.stack(batches(sampling="permuted", count=60))
+    assert torch.equal(torch.stack(batches(sampling="permuted", first_step=23, count=37)), whole[23:])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 63, 64, 65, 1000])
+def test_every_place_is_permuted_to_another(count):
+    keys = np.random.Philox(key=count).random_raw(6)
+    assert sorted(permute(np.arange(count), count, keys).tolist()) == list(range(count))
+
+
+def test_the_first_windows_of_a_pass_are_known_values():
+    # As for random windows: a change here would change every model that is trained this way.
+    assert permuted_starts(0, 0, 4, 1000, 16).tolist() == [840, 696, 872, 424]
+
+
+def test_text_of_one_window_alone_is_enough_for_a_pass():
+    assert permuted_starts(0, 0, 4, 17, 16).tolist() == [0] * 4
+    assert set(permuted_starts(0, 0, 50, 20, 16).tolist()) <= {0, 1, 2, 3}
 
 
 def test_windows_lie_anywhere_in_the_tokens_up_to_the_last_one(batches):

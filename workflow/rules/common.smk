@@ -2,6 +2,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,6 +72,7 @@ def before_first_job():
         for line in plan.missing_links(CONFIG, jobs):
             announce(line)
     plan.refuse_over_budget(estimate, CONFIG, sys.argv)
+    plan.refuse_missing_disk(estimate, shutil.disk_usage("results").free)
 
 
 def tasks(model):

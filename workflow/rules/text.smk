@@ -3,11 +3,15 @@
 
 rule corpus:
     input:
-        settings.expand(TEXT["files"]) if TEXT["source"] == "files" else [],
+        settings.text_files(TEXT),
     output:
-        index=f"{ROOT}/corpus/index.bin",
-        order=f"{ROOT}/corpus/order.npy",
         description=f"{ROOT}/corpus/corpus.json",
+        # Text that there is only as tokens has neither index nor order.
+        documents=(
+            expand(f"{ROOT}/corpus/{{file}}", file=["index.bin", "order.npy"])
+            if TEXT["source"] != "bin"
+            else []
+        ),
         stories=(
             expand(f"{ROOT}/corpus/{{split}}.jsonl", split=["train", "val"])
             if TEXT["source"] == "embedded"
@@ -44,7 +48,7 @@ rule tokenizer:
         launcher=LAUNCHER,
         corpus=f"{ROOT}/corpus",
         source=(
-            f"--pretrained {TEXT['tokenizer']}"
+            f"--pretrained {shlex.quote(TEXT['tokenizer'])}"
             if "tokenizer" in TEXT
             else f"--vocabulary {TEXT['vocabulary']}"
         ),

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from krakenlm.files import read_json, write_text
-from krakenlm.report import engines, perplexity, superglue, ttft
+from krakenlm.report import engines, perplexity, superglue, text, ttft
 from krakenlm.report.elements import Section
 from krakenlm.report.figures import Palette
 from krakenlm.report.numbers import count, distinct
@@ -53,15 +53,16 @@ def build(
     models = [row for row in rows["perplexity"] if not perplexity.is_ngram(row)] + rows["engines"]
     palette = Palette(row["architecture"] for row in models + rows["ttft"])
     architectures = {row["model"]: row["architecture"] for row in models}
+    run = read_json(run_json)
+    corpus, manifest = (read_json(path) if Path(path).exists() else {} for path in (corpus_json, manifest_json))
     sections = [
         ttft.section(rows["ttft"], palette),
         ttft.price(rows["ttft"]),
         perplexity.section(rows["perplexity"], metrics, palette),
         superglue.section(rows["superglue"], architectures, palette),
         engines.section(rows["engines"], palette),
+        text.section(manifest),
     ]
-    run = read_json(run_json)
-    corpus, manifest = (read_json(path) if Path(path).exists() else {} for path in (corpus_json, manifest_json))
     labels = list(
         dict.fromkeys([*labels_of(corpus, manifest), *(d for part in rows.values() for d in distinct(part, "data"))])
     )

@@ -49,6 +49,19 @@ def data(values: Values) -> alt.InlineData:
     return alt.InlineData(values=list(values))
 
 
+def histogram(values: Values, title: str) -> dict:
+    """A bar for each range, in grey: {bin, value, text}, in their order; the vertical axis starts at 0."""
+    chart = alt.Chart(data([value | {"place": REFERENCE} for value in values])).encode(
+        x=alt.X("bin:N", sort=[value["bin"] for value in values], title=None, axis=alt.Axis(labelAngle=0))
+    )
+    bars = chart.mark_bar(fillOpacity=0.8).encode(
+        y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=True, nice=True)),
+        color=Palette([]).colour(),
+        tooltip="text:N",
+    )
+    return specification(alt.layer(bars), 180)
+
+
 def bars_by_context(values: Values, palette: Palette, title: str) -> dict:
     """A bar with its interval for each series at each context.
 

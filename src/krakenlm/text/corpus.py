@@ -55,6 +55,8 @@ def write(out_dir: str | Path, settings: Mapping, shards: int = 1, processes: in
         InputError: a file or data set is missing, empty or not what its name says; naming file and place.
     """
     check_settings(settings)
+    if settings["source"] == "bin":
+        return describe_tokens(Path(out_dir), settings)
     found = SOURCES[settings["source"]](Path(out_dir), settings)
     return describe(Path(out_dir), found, settings, shards, processes)
 
@@ -96,11 +98,26 @@ def describe(out_dir: Path, found: Found, settings: Mapping, shards: int = 1, pr
     return summary
 
 
+def describe_tokens(out_dir: Path, settings: Mapping) -> dict:
+    """corpus.json of a corpus that there is only as tokens; the tokens stage looks into these."""
+    summary = {
+        "source": settings["source"],
+        "data": data_label(settings),
+        "documents": None,
+        "duplicates": None,
+        "settings": dict(settings),
+        "shards": 0,
+        "pieces": [],
+    }
+    write_json(out_dir / "corpus.json", summary)
+    return summary
+
+
 def check_settings(settings: Mapping) -> None:
     """Refuse an unknown source and settings that lack a key of their source."""
     source = settings.get("source")
-    if source not in SOURCES:
-        raise InputError(f"text.source: expected one of {', '.join(SOURCES)}, found {source!r}; choose one")
+    if source not in KEYS:
+        raise InputError(f"text.source: expected one of {', '.join(KEYS)}, found {source!r}; choose one")
     for key in ("seed", "validation_share", *KEYS[source]):
         if key not in settings:
             raise InputError(f"text.{key}: expected a value for text.source {source!r}, found none; set it")
@@ -233,4 +250,9 @@ def hub(out_dir: Path, settings: Mapping) -> Found:
 
 
 SOURCES = {"embedded": embedded, "files": files, "hub": hub}
-KEYS = {"embedded": ("words",), "files": ("files", "column", "document"), "hub": ("name", "revision", "column")}
+KEYS = {
+    "embedded": ("words",),
+    "files": ("files", "column", "document"),
+    "hub": ("name", "revision", "column"),
+    "bin": ("folder", "tokenizer"),
+}

@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from krakenlm.text.documents import Corpus
 from krakenlm.text.store import LITTLE_ENDIAN
 
 END_OF_TEXT = "<|endoftext|>"
+END_TOKENS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 # What a tokenizer is trained on at most: its memory grows with the number of different words.
 SAMPLE_BYTES = 500_000_000
 # Characters of a document that are encoded at once, and how far a blank is looked for to part them at.
@@ -68,21 +71,46 @@ def training_sample(corpus: Corpus) -> Iterator[str]:
 
 
 def fetch_tokenizer(pretrained: str, out: str | Path) -> None:
-    """Write the hub's tokenizer `pretrained` (such as openai-community/gpt2) to `out`.
+    """Write a published tokenizer to `out`.
+
+    Args:
+        pretrained: `gpt2`; the path of a tokenizer.json; a folder with one, or with GPT-2's vocab.bpe and encoder.json;
+            or a name on the hub.
+        out: tokenizer.json.
 
     Raises:
-        InputError: it cannot be had, or has no end token.
+        InputError: it cannot be had, has no end token, or ids with gaps.
     """
+    from krakenlm.text import gpt2
+
+    path = Path(pretrained)
+    if pretrained == "gpt2":
+        tokenizer = gpt2.fetch()
+    elif path.is_file() or (path / "tokenizer.json").is_file():
+        tokenizer = load_tokenizer(path if path.is_file() else path / "tokenizer.json")
+    elif path.is_dir():
+        tokenizer = gpt2.read(path)
+    else:
+        tokenizer = from_hub(pretrained)
+    end_token(tokenizer, pretrained)
+    vocabulary = tokenizer.get_vocab()
+    if max(vocabulary.values()) >= len(vocabulary):
+        raise InputError(
+            f"text.tokenizer: expected ids from 0 to {len(vocabulary) - 1} in {pretrained}, found "
+            f"{max(vocabulary.values())}; use another tokenizer"
+        )
+    save(tokenizer, out)
+
+
+def from_hub(name: str) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_pretrained(pretrained)
+        return Tokenizer.from_pretrained(name)
     except Exception as error:  # the library raises bare Exceptions, for a wrong name and for no network alike
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"text.tokenizer: expected a tokenizer of the hub, could not get {pretrained!r} ({reason}); "
+            f"text.tokenizer: expected gpt2, a path or a tokenizer of the hub, could not get {name!r} ({reason}); "
             "check the name and the network"
         ) from None
-    end_token(tokenizer, pretrained)
-    save(tokenizer, out)
 
 
 def save(tokenizer: Tokenizer, out: str | Path) -> None:
@@ -110,11 +138,14 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def end_token(tokenizer: Tokenizer, name: str) -> int:
-    """Id of the token that ends a document."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    if end is None:
-        raise InputError(f"{name}: expected a tokenizer with {END_OF_TEXT}, found none in its vocabulary; use another")
-    return end
+    """Id of the token that ends a document: the first of END_TOKENS that the vocabulary has."""
+    found = [token for token in map(tokenizer.token_to_id, END_TOKENS) if token is not None]
+    if not found:
+        raise InputError(
+            f"{name}: expected a tokenizer with one of {', '.join(END_TOKENS)}, found none in its vocabulary; "
+            "use another"
+        )
+    return found[0]
 
 
 class Encoder:
@@ -123,24 +154,41 @@ class Encoder:
     Attributes: `vocabulary`, the number of tokens; `end`, the id of the token that ends a document; `dtype`, "uint16"
     or "uint32", which holds every id.
 
+    Args:
+        path: tokenizer.json; GPT-2's is encoded by tiktoken, with the same ids.
+        threads: for tiktoken, all cores unless given (those of `tokenizers` are set by RAYON_NUM_THREADS).
+
     Raises:
         InputError: the file is missing, is not a tokenizer, or has no end token.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        from krakenlm.text import gpt2
+
         self.tokenizer = load_tokenizer(path)
         self.vocabulary = self.tokenizer.get_vocab_size()
         self.end = end_token(self.tokenizer, str(path))
         self.dtype = "uint16" if self.vocabulary <= 1 << 16 else "uint32"
         self.parted = splits_at_blanks(self.tokenizer)
+        self.encoding = gpt2.encoding(self.tokenizer)
+        self.threads = ThreadPoolExecutor(threads or os.cpu_count())
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """(ids of all documents, an end token after each; number of ids of each document, that token included)."""
         parts = [part_of(text) if self.parted else [text] for text in texts]
-        encoded = iter(self.tokenizer.encode_batch_fast([*itertools.chain(*parts)], add_special_tokens=False))
-        ids = [[*itertools.chain(*(next(encoded).ids for _ in text)), self.end] for text in parts]
-        length_U = np.fromiter(map(len, ids), np.int64, len(ids))
-        return np.fromiter(itertools.chain(*ids), LITTLE_ENDIAN[self.dtype], int(length_U.sum())), length_U
+        encoded = iter(self.encode_parts([*itertools.chain(*parts)]))
+        end = np.array([self.end], LITTLE_ENDIAN[self.dtype])
+        documents = [[*(next(encoded) for _ in text), end] for text in parts]
+        length_U = np.fromiter((sum(map(len, arrays)) for arrays in documents), np.int64, len(documents))
+        return np.concatenate([*itertools.chain(*documents)], dtype=end.dtype, casting="unsafe"), length_U
+
+    def encode_parts(self, parts: list[str]) -> Iterator[np.ndarray]:
+        """The ids of each part."""
+        if self.encoding is not None:
+            # Nothing disallowed and nothing special: a text that spells the end token is a text.
+            return self.threads.map(lambda part: self.encoding.encode_to_numpy(part, disallowed_special=()), parts)
+        encoded = self.tokenizer.encode_batch_fast(parts, add_special_tokens=False)
+        return (np.array(item.ids, LITTLE_ENDIAN[self.dtype]) for item in encoded)
 
 
 def splits_at_blanks(tokenizer: Tokenizer) -> bool:
@@ -161,10 +209,11 @@ def part_of(text: str) -> list[str]:
     A part ends before a blank that follows a character. Only where there is none over PART_CHARACTERS, in no language's
     text, it ends anywhere.
     """
-    parts, start = [], 0
-    while len(text) - start > PART_CHARACTERS:
-        blank = BEFORE_BLANK.search(text, start + PART_CHARACTERS, start + 2 * PART_CHARACTERS)
-        stop = blank.end() if blank else start + 2 * PART_CHARACTERS
-        parts.append(text[start:stop])
-        start = stop
-    return [*parts, text[start:]]
+    starts = [0]
+    while len(text) - starts[-1] > PART_CHARACTERS:
+        longest = starts[-1] + 2 * PART_CHARACTERS
+        blank = BEFORE_BLANK.search(text, starts[-1] + PART_CHARACTERS, longest)
+        if not blank and longest >= len(text):
+            break
+        starts.append(blank.end() if blank else longest)
+    return [text[start:stop] for start, stop in itertools.pairwise([*starts, len(text)])]

@@ -4,9 +4,11 @@ A shard is `<number>.bin` (its documents' ids, an end token after each), `<numbe
 `<number>.json` with counts and checksums: without the last the shard does not exist.
 """
 
+import contextlib
 import hashlib
+import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,18 @@ from krakenlm.text.tokenizer import Encoder
 PADDED_TO = 64
 # Documents and characters that are encoded at once.
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 2048, 4_000_000
+# Ids of a file made elsewhere that are checked at once.
+CHECKED_AT_ONCE = 1 << 24
+# nanoGPT's published counts, for the split and tokenizer of its data/openwebtext.
+PUBLISHED_SETTINGS = {"source": "hub", "name": "Skylion007/openwebtext", "seed": 2357, "validation_share": 0.0005}
+PUBLISHED_TOKENS = {"train": 9_035_582_198, "val": 4_434_897}
 # Documents that are put in their place at once.
 PLACED_AT_ONCE = 1 << 14
 
 
-def tokenize(corpus_dir: str | Path, tokenizer_json: str | Path, out_dir: str | Path) -> None:
+def tokenize(
+    corpus_dir: str | Path, tokenizer_json: str | Path, out_dir: str | Path, threads: int | None = None
+) -> None:
     """Write both splits of a corpus as token ids: train.bin, val.bin, and last manifest.json.
 
     Shards that are there already (`tokenize_shard`, in other processes or on other machines) are taken; what is missing
@@ -40,10 +49,12 @@ def tokenize(corpus_dir: str | Path, tokenizer_json: str | Path, out_dir: str | 
         InputError: corpus or tokenizer are missing or damaged, or a shard or file is not what its checksum says.
     """
     corpus = Corpus(corpus_dir)
+    if corpus.summary["source"] == "bin":
+        return adopt(corpus, Encoder(tokenizer_json), Path(out_dir))
     shards = Path(out_dir) / "shards"
     for shard in range(corpus.shards):
         if not is_made(corpus, shard, tokenizer_json, shards):
-            tokenize_shard(corpus_dir, tokenizer_json, shards, shard)
+            tokenize_shard(corpus_dir, tokenizer_json, shards, shard, threads)
     manifest = describe(corpus, Encoder(tokenizer_json))
     parts = Shards(shards, corpus.shards, LITTLE_ENDIAN[manifest["dtype"]])
     for split in SPLITS:
@@ -68,9 +79,84 @@ def describe(corpus: Corpus, encoder: Encoder) -> dict:
         "vocabulary": encoder.vocabulary,
         "end_token": encoder.end,
         "data": corpus.summary["data"],
-        "duplicates": corpus.summary["duplicates"] / documents,
+        "duplicates": corpus.summary["duplicates"] / documents if documents else None,
+        "published_tokens": published_tokens(corpus.summary["settings"]),
         "splits": {},
     }
+
+
+def published_tokens(settings: Mapping) -> dict | None:
+    """Tokens of each split as nanoGPT publishes them, where these settings are its own."""
+    same = not settings.get("deduplicate") and all(
+        settings.get(key) == value for key, value in PUBLISHED_SETTINGS.items()
+    )
+    return PUBLISHED_TOKENS if same and settings.get("tokenizer") in ("gpt2", "openai-community/gpt2") else None
+
+
+def adopt(corpus: Corpus, encoder: Encoder, out_dir: Path) -> None:
+    """Take train.bin and val.bin as they are, by a link to each, once every id in them is known to be a token.
+
+    Raises:
+        InputError: a file is missing, cut off, or holds what is no token; or the tokenizer is not byte-level.
+    """
+    manifest, sizes = describe(corpus, encoder), token_bytes(encoder)
+    for split in SPLITS:
+        path = Path(corpus.summary["settings"]["folder"], f"{split}.bin").absolute()
+        manifest["splits"][split] = read_through(path, LITTLE_ENDIAN[manifest["dtype"]], encoder, sizes) | {
+            "nats": None
+        }
+        with linking(out_dir / f"{split}.bin") as link:
+            link.symlink_to(path)
+    write_json(out_dir / "manifest.json", manifest)
+
+
+def token_bytes(encoder: Encoder) -> np.ndarray:
+    """Bytes of text that each token stands for, none for the end token; the tokenizer's characters stand for bytes."""
+    if not encoder.parted:
+        raise InputError("text.tokenizer: expected GPT-2's kind of tokenizer for text.source bin, found another")
+    sizes = np.zeros(encoder.vocabulary, np.int64)
+    for token, number in encoder.tokenizer.get_vocab().items():
+        sizes[number] = 0 if number == encoder.end else len(token)
+    return sizes
+
+
+def read_through(path: Path, dtype: np.dtype, encoder: Encoder, sizes: np.ndarray) -> dict:
+    """A token file's entry of the manifest."""
+    if not path.is_file() or path.stat().st_size == 0 or path.stat().st_size % dtype.itemsize:
+        found = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
+        raise InputError(f"{path}: expected {dtype.name} tokens, found {found}; correct text.folder")
+    ids_P, counts, lengths, open_length, documents = np.memmap(path, dtype, "r"), 0, Lengths(), 0, 0
+    for start in range(0, len(ids_P), CHECKED_AT_ONCE):
+        some_P = np.asarray(ids_P[start : start + CHECKED_AT_ONCE])
+        if some_P.max() >= encoder.vocabulary:
+            place = start + int(np.argmax(some_P >= encoder.vocabulary))
+            raise InputError(
+                f"{path}: expected ids below {encoder.vocabulary}, the tokenizer's size, found {ids_P[place]} at "
+                f"{place}; set text.tokenizer to the one that made the file"
+            )
+        counts = counts + np.bincount(some_P, minlength=encoder.vocabulary)
+        ends = np.flatnonzero(some_P == encoder.end)
+        length_U = np.diff(ends, prepend=-1 - open_length)
+        open_length = len(some_P) - 1 - ends[-1] if len(ends) else open_length + len(some_P)
+        lengths.add(length_U)
+        documents += len(ends)
+    return {
+        "tokens": len(ids_P),
+        "documents": documents,
+        "lengths": lengths.summary(),
+        "sha256": checksum(path),
+        "bytes": int((counts * sizes).sum()),
+    }
+
+
+@contextlib.contextmanager
+def linking(path: Path) -> Iterator[Path]:
+    """Yield the name of a link to make; it then takes `path`'s place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.link")
+    temporary.unlink(missing_ok=True)
+    yield temporary
+    os.replace(temporary, path)
 
 
 def identity(corpus: Corpus, shard: int, tokenizer_json: str | Path) -> str:
@@ -92,13 +178,15 @@ def is_made(corpus: Corpus, shard: int, tokenizer_json: str | Path, directory: P
     return all(found.get(key) == value for key, value in expected.items())
 
 
-def tokenize_shard(corpus_dir: str | Path, tokenizer_json: str | Path, directory: str | Path, shard: int) -> None:
+def tokenize_shard(
+    corpus_dir: str | Path, tokenizer_json: str | Path, directory: str | Path, shard: int, threads: int | None = None
+) -> None:
     """Write one shard of a corpus, its documents in the order of the index.
 
     Raises:
         InputError: the corpus has no such shard, a file has changed or is damaged, or the disk is full.
     """
-    corpus, encoder, directory = Corpus(corpus_dir), Encoder(tokenizer_json), Path(directory)
+    corpus, encoder, directory = Corpus(corpus_dir), Encoder(tokenizer_json, threads), Path(directory)
     if not 0 <= shard < corpus.shards:
         raise InputError(f"--shard: expected 0 to {corpus.shards - 1}, found {shard}; choose one")
     tokens = documents = 0

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from krakenlm.errors import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed")
+SAMPLINGS = ("random", "permuted")
 WHOLE_NUMBERS = (
     "steps", "batch_sequences", "micro_batch", "threads", "log_every_steps", "checkpoint_every_steps",
     "validate_every_steps", "validation_windows",
@@ -42,6 +43,7 @@ class Recipe:
     checkpoint_every_minutes: float = 15.0  # since the last checkpoint, whichever comes first
     validate_every_steps: int = 100
     validation_windows: int = 32
+    sampling: str = "random"  # where windows lie: anywhere, or each once per pass
     devices: int = 0  # processes that share a batch; 0: one per GPU, one on CPU
 
     @classmethod
@@ -81,6 +83,7 @@ class Recipe:
             require(key, 0 <= getattr(self, key) < 1, "a number from 0 to below 1")
         require("weight_decay", self.weight_decay >= 0, "at least 0")
         require("final_learning_rate_share", 0 <= self.final_learning_rate_share <= 1, "a number from 0 to 1")
+        require("sampling", self.sampling in SAMPLINGS, f"one of {', '.join(SAMPLINGS)}")
         require("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         require("gpus", self.gpus >= 0, "at least 0")
         require("devices", self.devices >= 1, "at least 1")

@@ -1,4 +1,4 @@
-"""Windows of tokens at random places, as a pure function of seed, step and place in the batch.
+"""Windows of tokens at random places or in permuted passes, as a pure function of seed, step and place in the batch.
 
 Nothing here has a state: whichever process asks, in whatever order, with however many devices or micro-batches and
 after any restart, update `step` sees the same windows.
@@ -22,10 +22,56 @@ def starts(seed: int, step: int, batch_sequences: int, choices: int) -> np.ndarr
     return (raw % np.uint64(choices)).astype(np.int64)
 
 
+def permuted_starts(seed: int, step: int, batch_sequences: int, length: int, block_size: int) -> np.ndarray:
+    """First token of each window of update `step`, in passes over all windows without replacement.
+
+    A pass takes windows that lie side by side, each once, in an order of its own and from a first token of its own, so
+    that the next pass cuts elsewhere. Samples are numbered through: `step * batch_sequences` plus place in the batch.
+    """
+    count = max(1, (length - block_size) // block_size)
+    sample_B = step * batch_sequences + np.arange(batch_sequences, dtype=np.int64)
+    starts_B = np.empty(batch_sequences, np.int64)
+    for number in np.unique(sample_B // count):
+        # The upper half of the keys, so that no pass shares its stream with an update of `starts`.
+        raw = np.random.Philox(key=np.array([seed, (1 << 63) + int(number)], dtype=np.uint64)).random_raw(7)
+        first = int(raw[0] % np.uint64(min(block_size, length - count * block_size)))
+        chosen_B = sample_B // count == number
+        starts_B[chosen_B] = first + block_size * permute(sample_B[chosen_B] % count, count, raw[1:])
+    return starts_B
+
+
+def permute(place_B: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
+    """Places 0 to count - 1, each to another: a permutation that is computed, not stored.
+
+    A Feistel network (one round per key) permutes the numbers of an even number of bits; one that comes out too large
+    goes through again until it fits, which keeps it a permutation (Black and Rogaway, 2002, cycle walking).
+    """
+    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    number_B, outside_B = place_B.astype(np.uint64), np.ones(len(place_B), bool)
+    while outside_B.any():
+        left_B, right_B = number_B[outside_B] >> half, number_B[outside_B] & mask
+        for key in keys:
+            left_B, right_B = right_B, left_B ^ (mixed(right_B ^ key) & mask)
+        number_B[outside_B] = (left_B << half) | right_B
+        outside_B = number_B >= count
+    return number_B.astype(np.int64)
+
+
+def mixed(number_B: np.ndarray) -> np.ndarray:
+    """Every bit of the result depends on every bit of the number (the finalizer of MurmurHash3)."""
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        number_B = (number_B ^ (number_B >> np.uint64(33))) * np.uint64(factor)
+    return number_B ^ (number_B >> np.uint64(33))
+
+
 def gather(tokens: np.ndarray, starts_B: np.ndarray, block_size: int) -> torch.Tensor:
     """Windows (B, block_size + 1), int64: each is `block_size` inputs and, shifted by one, their targets."""
-    windows = tokens[starts_B[:, None] + np.arange(block_size + 1)]
-    return torch.from_numpy(windows.astype(np.int64))
+    windows = np.empty((len(starts_B), block_size + 1), np.int64)
+    # One copy per window, widened on the way: several times as fast as an index for every token.
+    for window, start in zip(windows, starts_B.tolist(), strict=True):
+        window[:] = tokens[start : start + block_size + 1]
+    return torch.from_numpy(windows)
 
 
 class TrainingWindows:
@@ -49,8 +95,12 @@ class TrainingWindows:
     def micro_batch(self, step: int, micro_step: int) -> torch.Tensor:
         """Windows (micro_batch, block_size + 1) of this rank: its slice of the batch of update `step`."""
         recipe = self.recipe
-        # A window needs one token more than its inputs, so the last start is len - block_size - 1.
-        all_starts = starts(self.seed, step, recipe.batch_sequences, len(self.tokens) - self.block_size)
+        length = len(self.tokens)
+        if recipe.sampling == "permuted":
+            all_starts = permuted_starts(self.seed, step, recipe.batch_sequences, length, self.block_size)
+        else:
+            # A window needs one token more than its inputs, so the last start is length - block_size - 1.
+            all_starts = starts(self.seed, step, recipe.batch_sequences, length - self.block_size)
         first = (micro_step * recipe.devices + self.rank) * recipe.micro_batch
         return gather(self.tokens, all_starts[first : first + recipe.micro_batch], self.block_size)
 
