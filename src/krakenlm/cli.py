@@ -569,6 +569,11 @@ def generate(
     tp: Annotated[int, typer.Option(help="Number of ranks, each a process with a GPU or cores of its own.", min=1)] = 1,
 ) -> None:
     """Continue a text, printing it as it comes."""
+    if not temperature and (top_k is not None or top_p != 1.0):
+        raise InputError(
+            "--temperature: expected a number above 0 beside --top-k or --top-p, found 0, the likeliest token; "
+            "raise it, or leave the other out"
+        )
     threads = max(1, len(os.sched_getaffinity(0)) // tp)
     refuse_missing_ranks("tp", tp, threads, count_gpus())
     from krakenlm.inference.complete import complete

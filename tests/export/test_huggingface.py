@@ -1,6 +1,7 @@
 """What transformers loads from an exported folder is the model that was exported."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import transformers
 from torch.nn import functional as F
 from transformers import dynamic_module_utils
 
-from krakenlm import models
+from krakenlm import cli, models
 from krakenlm.errors import InputError
 from krakenlm.export.huggingface import export_huggingface
 from krakenlm.inference.generate import generate
@@ -245,6 +246,22 @@ def test_the_folder_has_the_code_of_its_own_architecture_alone(exported):
     shared = {"errors", "blocks", "collectives", "modeling_krakenlm"}
     assert code == shared | {"ladder", "standard"}
     assert {path.stem for path in exported("kraken").glob("*.py")} == shared | {"kraken"}
+
+
+def test_the_command_puts_the_scores_of_that_model_into_the_card(model_folder, tmp_path, monkeypatch):
+    model = tmp_path / "results" / "tiny" / "text-1" / "models" / "kraken" / "seed0-abc"
+    shutil.copytree(model_folder("kraken"), model)
+    rows = ["run,loss,perplexity", "text-1/models/kraken/seed0-abc,0.5,1.65", "text-1/models/ladder/seed0-def,0.7,2.01"]
+    (tmp_path / "results" / "perplexity.csv").write_text("\n".join(rows) + "\n")
+    command = ["krakenlm", "export", "hf", str(model), str(tmp_path / "out"), "--license", "mit"]
+    monkeypatch.setattr(sys, "argv", [*command, "--scores", str(tmp_path / "results")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "1.65" in card
+    assert "2.01" not in card
+    assert "license: mit" in card
 
 
 def test_what_cannot_be_exported_is_refused(model_folder, tokenizer_json, tmp_path):

@@ -1,11 +1,12 @@
 """Drawing tokens, and text from a model folder."""
 
 import json
+import sys
 
 import pytest
 import torch
 
-from krakenlm import models
+from krakenlm import cli, models
 from krakenlm.errors import InputError
 from krakenlm.inference.complete import complete, pieces, tokens_on_rank
 from krakenlm.inference.generate import Sampling, likeliest
@@ -74,6 +75,14 @@ def test_what_only_pads_the_vocabulary_is_never_drawn(model):
     # Of 320 ids, all about equally likely at this temperature, 5 are tokens.
     tokens = tokens_on_rank(ALONE, "cpu", str(model), [1], 23, {"temperature": 1e6}, vocabulary=5)
     assert set(tokens) <= set(range(5))
+
+
+def test_a_choice_among_several_tokens_without_a_temperature_is_refused(model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["krakenlm", "generate", str(model), "the", "--top-k", "5"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "--temperature: expected a number above 0 beside --top-k or --top-p, found 0" in capsys.readouterr().err
 
 
 def test_generation_ends_with_the_block(model, monkeypatch):
