@@ -95,7 +95,10 @@ rule superglue:
     params:
         launcher=LAUNCHER,
         model=subpath(input.weights, parent=True),
-        tasks="" if SUPERGLUE_SOURCE == "hub" else f"--tasks {TASKS}",
+        # Of the input: where files travel through a storage, it lies elsewhere.
+        tasks=lambda wildcards, input: (
+            f"--tasks {Path(input.tasks[0]).parent}" if input.tasks else ""
+        ),
         scale=SCALE,
         threads=CONFIG["evaluation"]["threads"],
     message:
