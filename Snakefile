@@ -14,6 +14,7 @@ include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/engines.smk"
 include: "workflow/rules/latency.smk"
+include: "workflow/rules/simulation.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -27,4 +28,5 @@ rule all:
         "results/superglue.csv",
         "results/engines.csv",
         "results/ttft.csv",
+        "results/ttft_simulated.csv",
         "results/report.html",

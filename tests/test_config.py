@@ -58,6 +58,7 @@ def test_strings_of_the_command_line_become_what_was_typed():
     ("change", "line"),
     [
         ({"models": {"kraken-4way": {"n_head": 6}}}, r"models.kraken-4way.n_head: .*degree \(4\).*found 6"),
+        ({"simulation": {"hardware": ["tpu"]}}, r"simulation.hardware\[0\]: expected one of a100-40gb.*found 'tpu'"),
         ({"models": {"standard": {"width": 130}}}, r"models.standard.width: .*found 130; the nearest is 128"),
         ({"models": {"standard": {"degree": 2}}}, r"models.standard.degree: expected none for architecture standard"),
         ({"models": {"x": {"architecture": "standard"}}}, r"models.x.n_layer: expected a value, found none"),

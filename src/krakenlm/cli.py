@@ -349,17 +349,27 @@ def shard(
 def random_config(size: str, architecture: str, tp: int) -> object:
     """The configuration of an architecture at a named size, or at the standard model's sizes as JSON."""
     from krakenlm.models import architecture_module, config_from_dict
-    from krakenlm.models.sizing import SHAPES, sizes_of
+    from krakenlm.models.sizing import sizes_of
 
     architecture_module(architecture)
-    if size not in SHAPES and not size.startswith("{"):
-        raise InputError(f"--random: expected one of {', '.join(SHAPES)}, or JSON, found {size!r}; choose one")
-    shape = SHAPES.get(size) or parse_json("random", size)
-    for key in ("n_layer", "width", "n_head"):
-        if type(shape.get(key)) is not int or shape[key] < 1:
-            raise InputError(f"--random: {key}: expected a whole number of at least 1, found {shape.get(key)}; set it")
+    shape = shape_of("random", size)
     defaults = {"vocab_size": 50304, "block_size": 2048}
     return config_from_dict(defaults | shape | sizes_of(architecture, shape["width"], shape["n_head"], tp))
+
+
+def shape_of(option: str, size: str) -> dict:
+    """n_layer, width and n_head of a standard model, by its name or as JSON."""
+    from krakenlm.models.sizing import SHAPES
+
+    if size not in SHAPES and not size.startswith("{"):
+        raise InputError(f"--{option}: expected one of {', '.join(SHAPES)}, or JSON, found {size!r}; choose one")
+    shape = SHAPES.get(size) or parse_json(option, size)
+    for key in ("n_layer", "width", "n_head"):
+        if type(shape.get(key)) is not int or shape[key] < 1:
+            raise InputError(
+                f"--{option}: {key}: expected a whole number of at least 1, found {shape.get(key)}; set it"
+            )
+    return shape
 
 
 @app.command()
@@ -405,6 +415,59 @@ def ttft(
         check_keys("settings", options, measure_ttft, {"size", "tp", "out_csv", "scale", "run"})
         rows = measure_ttft(size=size, tp=tp, out_csv=out, scale=scale, run=folder_under_results(out.parent), **options)
         run.table("ttft", rows)
+
+
+@app.command()
+def simulate(
+    settings: Annotated[str, typer.Option(help="Keys of `simulation` as JSON.")],
+    layers: Annotated[Path, typer.Option(help="What this writes of one layer of each model, for the report.")],
+    out: Out,
+    scale: Scale = "",
+) -> None:
+    """Predict the time to first token on hardware that is described in config/hardware."""
+    options = parse_json("settings", settings)
+    with writing_stage("simulate", out, options) as run:
+        from krakenlm.latency.sweep import simulate_grid
+
+        check_keys("settings", options, simulate_grid, {"out_csv", "layers_csv", "scale", "run"})
+        rows = simulate_grid(
+            out_csv=out, layers_csv=layers, scale=scale, run=folder_under_results(out.parent), **options
+        )
+        run.table("ttft_simulated", rows)
+
+
+@app.command()
+def timeline(
+    size: Annotated[str, typer.Option(help="1.3b, 6.7b, 13b, 65b, 175b, or n_layer, width, n_head as JSON.")],
+    hardware: Annotated[str, typer.Option(help="Name in config/hardware, or a file.")],
+    architecture: Annotated[str, typer.Option(help="standard, standard-chunked, parallel, ladder, kraken")],
+    tp: Annotated[int, typer.Option(help="Number of ranks.", min=1)],
+    out: Out,
+    context: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 2048,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    decode: Annotated[bool, typer.Option(help="One token behind the context, not the prompt.")] = False,
+    degree: Annotated[int | None, typer.Option(help="Kraken's splits; the larger of tp and 2 if none.", min=1)] = None,
+    vocab_size: Annotated[int, typer.Option(min=1)] = 50304,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32")] = "float16",
+) -> None:
+    """Write a simulated forward for chrome://tracing or ui.perfetto.dev, and print where its time goes."""
+    from krakenlm.latency.sweep import write_timeline
+
+    parts = write_timeline(
+        out,
+        hardware=hardware,
+        architecture=architecture,
+        shape=shape_of("size", size),
+        tp=tp,
+        context=context,
+        batch=batch,
+        decode=decode,
+        vocab_size=vocab_size,
+        degree=degree,
+        dtype=dtype,
+    )
+    for part, milliseconds in parts.items():
+        print(f"{part:20} {milliseconds:10.3f} ms")
 
 
 @app.command()
@@ -538,6 +601,22 @@ def export_huggingface(
 
     with hold(folder, "export"):
         write(model, folder, tokenizer, scores, folder_under_results(model), weights_license)
+
+
+@machines.command("calibrate")
+def calibrate_hardware(
+    out: Annotated[Path, typer.Option(help="Description to write.")] = Path("config/hardware/this-machine.yaml"),
+    ranks: Annotated[int, typer.Option(help="Ranks that run together.", min=1)] = 1,
+    threads: Threads = 1,
+    link: Annotated[str, typer.Option(help="Between CPU ranks: loopback, or a rate such as 1gbit.")] = "loopback",
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32")] = "float32",
+) -> None:
+    """Measure this machine, CPU or GPUs, alone on it, and describe it."""
+    parameters = {"ranks": ranks, "threads": threads, "link": link, "dtype": dtype}
+    with writing_stage("calibrate", out, parameters, timing=True, gpus=count_gpus()):
+        from krakenlm.latency.calibrate import calibrate
+
+        calibrate(out, **parameters)
 
 
 @measured_elsewhere.command("aiconfigurator")

@@ -30,6 +30,7 @@ TEXT_DEFAULTS = {"files": {"column": "text", "document": "line"}, "hub": {"colum
 # Keys that may be left out; they count only where they are set.
 TEXT_CHOICES = ("deduplicate", "subset")
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+HARDWARE = Path("config/hardware")
 # Files below this many bytes are hashed anew each time; the hash of a larger one is remembered.
 QUICKLY_HASHED = 100_000_000
 # Tasks as everything here names them -> their folders in the official download.
@@ -253,12 +254,24 @@ def check(config: Mapping) -> None:
                     f"latency.sizes.{name}.n_head: expected a multiple of every latency.tp, found {size['n_head']} "
                     f"with tp {tp}; change one of the two"
                 )
+    for place, hardware in enumerate(config["simulation"]["hardware"]):
+        if not hardware_file(hardware).is_file():
+            known = ", ".join(sorted(path.stem for path in HARDWARE.glob("*.yaml")))
+            raise InputError(
+                f"simulation.hardware[{place}]: expected one of {known} (config/hardware), or a .yaml file, found "
+                f"{hardware!r}; choose one"
+            )
     room = config["engines"]["prompt_tokens"] + config["engines"]["new_tokens"]
     if room > config["block_size"]:
         raise InputError(
             f"engines: expected prompt_tokens + new_tokens within block_size ({config['block_size']}), found {room}; "
             "lower one of them"
         )
+
+
+def hardware_file(name: str) -> Path:
+    """The description of a machine: a file, or a name in config/hardware."""
+    return Path(name) if name.endswith(".yaml") else HARDWARE / f"{name}.yaml"
 
 
 def require(section: Mapping, keys: tuple[str, ...], name: str) -> None:

@@ -137,6 +137,14 @@ def device() -> str:
     return f"{len(names)} x {names[0]}" if names else processor()
 
 
+def memory_of_a_rank(ranks: int) -> float:
+    """Bytes of memory for each of `ranks` on this machine: of a GPU, or of the machine in equal parts."""
+    gpus = query_gpus("memory.total")
+    if len(gpus) >= ranks:
+        return min(float(each.split()[0]) for each in gpus) * 2**20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / ranks
+
+
 def hardware() -> str:
     """Processor, cores, memory and GPUs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

@@ -23,7 +23,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "config" / "hardware").glob("*.yam
 def machine(**changes):
     described = {
         "name": "made up", "title": "made up", "engine": "torch", "devices": 4, "memory": 1e9, "reserved": 0.0,
-        "bandwidth": 1e9, "peak": {"float16": 1e12}, "launch": 1e-6, "inside": Link(1e9, 1e-6),
+        "bandwidth": 1e9, "peak": {"float16": 1e12}, "launch": 1e-6, "dispatch": 0.0, "inside": Link(1e9, 1e-6),
         "between": Link(1e8, 1e-5), "overlap": Overlap(),
     }  # fmt: skip
     return Hardware(**(described | changes))
@@ -54,6 +54,7 @@ def described():
         "memory_bandwidth_reached": quantity(0.5, "share", source),
         "peak": {"float32": quantity(1, "TFLOP/s", source)},
         "launch": quantity(2, "us", source),
+        "dispatch": quantity(0, "us", source),
         "inside": {"bandwidth": quantity(10, "GB/s", source), "latency": quantity(3, "us", source)},
         "overlap": {"compute": quantity(1.5, "times", source), "communication": quantity(1, "times", source)},
     }

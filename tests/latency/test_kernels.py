@@ -40,8 +40,8 @@ def test_the_coarsest_grid_that_is_good_enough_is_kept(monkeypatch):
     values = [2**k for k in range(17)]
     smooth = {(m,): (m**0.1) * m for m in values}
     table = smallest_table(smooth, ["m"], lambda m: m)
-    assert table.axes["m"] == [1, 16, 256, 4096, 65536]
-    assert (table.held_out.points, table.held_out.median) == (12, pytest.approx(0, abs=1e-9))
+    assert table.axes["m"] == [1, 8, 64, 512, 4096, 65536]
+    assert (table.held_out.points, table.held_out.median) == (11, pytest.approx(0, abs=1e-9))
 
 
 def test_the_axis_is_made_finer_along_which_the_times_are_rough(monkeypatch):

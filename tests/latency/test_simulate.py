@@ -75,7 +75,7 @@ def operation(kind):
 
 def test_streams_slow_each_other_while_both_are_busy():
     steps = (operation("all_reduce"), operation("product"), Wait(0), operation("product"))
-    trace = Trace(steps, world=2, weights=0, kv_cache=0, activations=0)
+    trace = Trace(steps, world=2, element_bytes=2, weights=0, kv_cache=0, activations=0)
     timeline = play(trace, seconds, Overlap(compute=2, communication=1.5))
     # The sum's 12 take 18 under the product, of which 9 of 10 seconds' work are done by then; the tenth runs alone.
     assert [(event.start, event.end) for event in timeline.communication] == [(0, 18)]

@@ -32,8 +32,11 @@ def test_a_deep_models_trace_is_that_of_all_its_layers(architecture, fuse, new_t
     config = config_of(architecture)
     settings = {"batch": 1, "new_tokens": new_tokens, "cached": cached, "fuse": fuse}
     settings["prepare"] = lambda module: setattr(module, "chunks", chunks)
-    quick, few, more = (trace(dataclasses.replace(config, n_layer=n), 2, **settings) for n in (config.n_layer, 5, 6))
-    assert tracing.extend(few, more, 4) == quick
+    quick, few, more = (
+        trace(dataclasses.replace(config, n_layer=n), 2, **settings)
+        for n in (config.n_layer, tracing.FEW_LAYERS, tracing.FEW_LAYERS + 1)
+    )
+    assert tracing.extend(few, more, config.n_layer - tracing.FEW_LAYERS) == quick
     assert quick == tracing.trace_whole(config, 2, dtype="float16", **settings)
 
 

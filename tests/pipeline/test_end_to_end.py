@@ -18,6 +18,7 @@ COLUMNS = {
     "bits_per_byte, seed, scale, run",
     "superglue": "model, task, metric, value, stderr, n, chance, data, seed, scale, run",
 }
+COLUMNS["ttft_simulated"] = COLUMNS["ttft"]
 TASKS = {"boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"}
 
 
@@ -65,6 +66,16 @@ def test_ttft_has_every_cell_and_each_was_measured(finished):
         assert float(row["ttft_ms_median"]) > 0
 
 
+def test_the_simulated_table_has_every_machine_and_architecture(finished):
+    table = rows(finished, "ttft_simulated")
+    architectures = {"standard", "standard-chunked", "parallel", "ladder", "kraken"}
+    cells = {(row["hardware"], row["size"], row["architecture"]) for row in table}
+    assert cells == {(h, s, a) for h in ("a100-40gb", "l40s") for s in ("1.3b", "6.7b") for a in architectures}
+    assert {row["degree"] for row in table if row["architecture"] == "kraken"} == {"4", "8"}
+    assert {row["source"] for row in table} == {"simulated"}
+    assert all(float(row["ttft_ms_median"]) > 0 for row in table)
+
+
 def test_the_report_is_one_file_that_names_the_data_as_synthetic(finished):
     page = (finished.folder / "results" / "report.html").read_text()
     assert "synthetic" in page
@@ -79,7 +90,7 @@ def job_type(run_file):
 
 def test_every_stage_left_a_wandb_run_of_its_own_job_type(finished):
     stages = {"corpus", "tasks", "tokenizer", "tokens", "train", "perplexity", "ngrams", "superglue", "shard"}
-    stages |= {"engines", "ttft", "report"}
+    stages |= {"engines", "ttft", "simulate", "report"}
     assert set(map(job_type, (finished.folder / "results").rglob("run-*.wandb"))) == stages
 
 

@@ -118,6 +118,7 @@ SUPERGLUE_SOURCE = CONFIG["evaluation"]["superglue"]["source"]
 # An official download's files: a change of them makes the tasks, and all scores, again.
 SUPERGLUE_FILES = settings.superglue_files(CONFIG)
 LATENCY = f"{SCALE}/latency-{settings.fingerprint(CONFIG['latency'])}"
+SIMULATION = f"{SCALE}/simulation-{settings.fingerprint(CONFIG['simulation'])}"
 SUPERGLUE = list(settings.SUPERGLUE_FOLDERS)
 DATA = settings.data_label(TEXT)
 MODELS = [model_folder(model, seed) for model, seed in settings.model_seeds(CONFIG)]

@@ -174,6 +174,7 @@ class Source:
             "memory_bandwidth_reached": given("share", "gpu", "mem_bw_empirical_scaling_factor", source=unofficial),
             "peak": {"float16": peak, "bfloat16": dict(peak)},
             "launch": given("us", "gpu", "mem_empirical_constant_latency", source=unofficial),
+            "dispatch": quantity(0, "us", "assumed: a CUDA graph, whose kernels the host has launched beforehand"),
             "inside": {
                 "bandwidth": given("GB/s", "node", "intra_node_bw"),
                 "latency": quantity(link["latency"] * 1e6, "us", "half the least measured AllReduce"),

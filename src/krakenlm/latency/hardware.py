@@ -50,7 +50,9 @@ class Hardware:
     """Machines of `devices` devices each. Sizes in bytes, rates in bytes/s and FLOP/s, times in seconds.
 
     reserved: memory that an engine's runtime takes.
-    between: the network between machines; None where there is one machine.
+    dispatch: what an operation takes beside its kernel, where the host does not run ahead of the device.
+    inside: the link within a machine; None where it has one device. between: the network between machines; None where
+    there is one machine.
     tables, table_launch, table_dtypes: measured kernels, the launch in their model, and the types that they stand for.
     """
 
@@ -63,7 +65,8 @@ class Hardware:
     bandwidth: float
     peak: Mapping[str, float]
     launch: float
-    inside: Link
+    dispatch: float
+    inside: Link | None
     between: Link | None
     overlap: Overlap
     tables: Mapping[str, Table] = field(default_factory=dict)
@@ -95,6 +98,10 @@ class Hardware:
             raise InputError(
                 f"dtype: expected one that {self.name} has a peak for ({known}), found {operation.dtype}; choose one"
             )
+        return self.dispatch + self.kernel_seconds(operation, world)
+
+    def kernel_seconds(self, operation: Operation, world: int) -> float:
+        """Time of an operation on the device itself."""
         peak = self.peak.get(operation.dtype, math.inf)
         name, at = place_in_table(operation)
         table = self.tables.get(operation.name, self.tables.get(name))
@@ -205,17 +212,19 @@ class Description:
             launch, dtypes = about["reference"]["launch"], tuple(about["dtypes"])
             tables = {"tables": found, "table_launch": launch, "table_dtypes": dtypes}
         reached = self.quantity("memory_bandwidth_reached", "share")
+        devices = int(self.quantity("devices", "devices"))
         hardware = Hardware(
             name=self.path.stem,
             title=self.text("title"),
             engine=self.choice("engine", ENGINES),
-            devices=int(self.quantity("devices", "devices")),
+            devices=devices,
             memory=self.quantity("memory", "GB"),
             reserved=self.quantity("reserved", "GB"),
             bandwidth=reached * self.quantity("memory_bandwidth", "GB/s"),
             peak={dtype: self.quantity(f"peak.{dtype}", "TFLOP/s") for dtype in self.section("peak")},
             launch=self.quantity("launch", "us"),
-            inside=self.link("inside"),
+            dispatch=self.quantity("dispatch", "us"),
+            inside=self.link("inside") if "inside" in self.described or devices > 1 else None,
             between=self.link("between") if "between" in self.described else None,
             overlap=Overlap(self.quantity("overlap.compute", "times"), self.quantity("overlap.communication", "times")),
             **tables,

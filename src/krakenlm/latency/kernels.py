@@ -19,11 +19,11 @@ from krakenlm.errors import InputError
 from krakenlm.files import read_json, write_text
 
 # Values of an axis that are kept lie at least this far apart.
-THINNING = (16.0, 8.0, 4.0, 2.0, 1.0)
+THINNING = (8.0, 4.0, 2.0, 1.0)
 # Held-out points that a grid is judged by, about, where there are as many.
 JUDGES = 2000
 # The median of the absolute errors that is good enough, and tables so small that they are kept whole.
-GOOD_ENOUGH, SMALL = 0.08, 100
+GOOD_ENOUGH, SMALL = 0.06, 100
 INTERVAL = (0.05, 0.95)  # quantiles of the errors that are kept
 
 

@@ -5,7 +5,7 @@ both streams are busy each may be slower than alone (`Overlap`). All ranks run a
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -107,30 +107,70 @@ class Streams:
         self.computed.append(Event(operation, began, self.now, overlapped))
 
 
+PARTS = (
+    "norm", "gemm", "gemm_overlapped", "attention", "lm_head", "other", "all_reduce_exposed", "all_reduce_hidden",
+)  # fmt: skip
+
+
+def part_of(operation: Operation) -> str:
+    """What an operation's time goes to: norm, gemm, attention, lm_head, all_reduce or other."""
+    if operation.kind == "all_gather" or (operation.kind == "product" and operation.module == "embedding"):
+        return "lm_head"
+    if operation.kind == "product":
+        return "gemm"
+    return operation.kind if operation.kind in ("norm", "attention", "all_reduce") else "other"
+
+
 def breakdown(timeline: Timeline) -> Mapping[str, float]:
     """Seconds by what they go to, as the paper breaks down a forward: all but the last add up to the whole.
 
     Products with the embedding, and the gathering of their parts, are the LM head. `gemm_overlapped` is products' time
     under a collective. `all_reduce_hidden` is the AllReduces' time under compute, `all_reduce_exposed` the rest of it.
     """
-    parts = dict.fromkeys(
-        ("norm", "gemm", "gemm_overlapped", "attention", "lm_head", "other", "all_reduce_exposed", "all_reduce_hidden"),
-        0.0,
-    )
+    parts = dict.fromkeys(PARTS, 0.0)
     for event in timeline.compute:
-        kind, seconds = event.operation.kind, event.end - event.start
-        if kind == "product" and event.operation.module == "embedding":
-            parts["lm_head"] += seconds
-        elif kind == "product":
-            parts["gemm"] += seconds - event.overlapped
+        part, seconds = part_of(event.operation), event.end - event.start
+        if part == "gemm":
             parts["gemm_overlapped"] += event.overlapped
-        else:
-            parts[kind if kind in parts else "other"] += seconds
+            seconds -= event.overlapped
+        parts[part] += seconds
     for event in timeline.communication:
-        exposed = event.end - event.start - event.overlapped
-        if event.operation.kind == "all_gather":
-            parts["lm_head"] += exposed
-        else:
-            parts["all_reduce_exposed"] += exposed
+        part, exposed = part_of(event.operation), max(0.0, event.end - event.start - event.overlapped)
+        if part == "all_reduce":
             parts["all_reduce_hidden"] += event.overlapped
+            part = "all_reduce_exposed"
+        parts[part] += exposed
     return parts
+
+
+def chrome_trace(timeline: Timeline, title: str) -> dict:
+    """The timeline in the Trace Event Format, which chrome://tracing and ui.perfetto.dev open; microseconds."""
+    named = [
+        {"ph": "M", "pid": 0, "tid": 0, "name": "process_name", "args": {"name": title}},
+        {"ph": "M", "pid": 0, "tid": 0, "name": "thread_name", "args": {"name": "compute"}},
+        {"ph": "M", "pid": 0, "tid": 1, "name": "thread_name", "args": {"name": "communication"}},
+    ]
+    return {"traceEvents": [*named, *events_of(timeline)], "displayTimeUnit": "ms"}
+
+
+def events_of(timeline: Timeline) -> Iterator[dict]:
+    for stream, events in enumerate((timeline.compute, timeline.communication)):
+        for event in events:
+            operation = event.operation
+            yield {
+                "ph": "X",
+                "pid": 0,
+                "tid": stream,
+                "name": operation.module or operation.name,
+                "cat": part_of(operation),
+                "ts": 1e6 * event.start,
+                "dur": 1e6 * (event.end - event.start),
+                "args": {
+                    "operation": operation.name,
+                    "shape": list(operation.shape),
+                    "dtype": operation.dtype,
+                    "flops": operation.flops,
+                    "bytes": operation.bytes,
+                    "overlapped_us": 1e6 * event.overlapped,
+                },
+            }

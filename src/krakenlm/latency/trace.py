@@ -37,7 +37,7 @@ COPIES = ("__setitem__", "reshape", "contiguous", "clone", "copy_")
 ASSIGNING = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")
 # Layers that are traced, and one more; a deeper model repeats the one more (`extend`). The first and the last two are
 # unlike the others in some architectures.
-FEW_LAYERS = 5
+FEW_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Trace:
 
     steps: tuple[Operation | Wait, ...]
     world: int
+    element_bytes: int  # of weights and cache
     weights: int
     kv_cache: int
     activations: int
@@ -154,6 +155,7 @@ def trace_whole(
     return Trace(
         steps=tuple(step.action for step in steps),
         world=world,
+        element_bytes=cache.keys.itemsize,
         weights=sum(each.numel() * each.itemsize for each in module.parameters()),
         kv_cache=2 * cache.keys.numel() * cache.keys.itemsize,
         activations=recorder.most_activations,
@@ -171,7 +173,7 @@ def extend(few: Trace, one_more: Trace, times: int) -> Trace | None:
         field: getattr(few, field) + times * (getattr(one_more, field) - getattr(few, field))
         for field in ("weights", "kv_cache", "activations")
     }
-    return Trace(steps=few.steps[:start] + times * layer + rest, world=few.world, **numbers)
+    return dataclasses.replace(few, steps=few.steps[:start] + times * layer + rest, **numbers)
 
 
 class Recorder(TorchFunctionMode):
