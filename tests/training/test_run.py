@@ -1,6 +1,7 @@
 """Training end to end at the smallest size: exact, resumable, and never another run's."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -147,6 +148,16 @@ def test_what_was_trained_loads_and_has_the_tokens_vocabulary(text, undisturbed)
     module = models.load_model(undisturbed)
     assert module.config.vocab_size == 320
     assert module(torch.zeros(1, 4, dtype=torch.long)).shape == (1, 4, 320)
+
+
+def test_tokens_that_are_not_what_was_written_are_refused_before_training(text, tmp_path):
+    tokens = shutil.copytree(text[0], tmp_path / "tokens")
+    content = bytearray((tokens / "train.bin").read_bytes())
+    content[100] ^= 1
+    (tokens / "train.bin").write_bytes(content)
+    with pytest.raises(InputError, match=r"train\.bin: expected the content whose checksum is in manifest\.json"):
+        train((tokens, text[1]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_short_a_text_and_a_wrong_vocabulary_are_refused(text, tmp_path):

@@ -4,6 +4,7 @@ Nothing here has a state: whichever process asks, in whatever order, with howeve
 after any restart, update `step` sees the same windows.
 """
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,38 +32,19 @@ def permuted_starts(seed: int, step: int, batch_sequences: int, length: int, blo
     count = max(1, (length - block_size) // block_size)
     sample_B = step * batch_sequences + np.arange(batch_sequences, dtype=np.int64)
     starts_B = np.empty(batch_sequences, np.int64)
-    for number in np.unique(sample_B // count):
-        # The upper half of the keys, so that no pass shares its stream with an update of `starts`.
-        raw = np.random.Philox(key=np.array([seed, (1 << 63) + int(number)], dtype=np.uint64)).random_raw(7)
-        first = int(raw[0] % np.uint64(min(block_size, length - count * block_size)))
+    for number in np.unique(sample_B // count).tolist():
+        first, order = one_pass(seed, number, count, min(block_size, length - count * block_size))
         chosen_B = sample_B // count == number
-        starts_B[chosen_B] = first + block_size * permute(sample_B[chosen_B] % count, count, raw[1:])
+        starts_B[chosen_B] = first + block_size * order[sample_B[chosen_B] % count]
     return starts_B
 
 
-def permute(place_B: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
-    """Places 0 to count - 1, each to another: a permutation that is computed, not stored.
-
-    A Feistel network (one round per key) permutes the numbers of an even number of bits; one that comes out too large
-    goes through again until it fits, which keeps it a permutation (Black and Rogaway, 2002, cycle walking).
-    """
-    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    number_B, outside_B = place_B.astype(np.uint64), np.ones(len(place_B), bool)
-    while outside_B.any():
-        left_B, right_B = number_B[outside_B] >> half, number_B[outside_B] & mask
-        for key in keys:
-            left_B, right_B = right_B, left_B ^ (mixed(right_B ^ key) & mask)
-        number_B[outside_B] = (left_B << half) | right_B
-        outside_B = number_B >= count
-    return number_B.astype(np.int64)
-
-
-def mixed(number_B: np.ndarray) -> np.ndarray:
-    """Every bit of the result depends on every bit of the number (the finalizer of MurmurHash3)."""
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        number_B = (number_B ^ (number_B >> np.uint64(33))) * np.uint64(factor)
-    return number_B ^ (number_B >> np.uint64(33))
+@functools.lru_cache(maxsize=2)
+def one_pass(seed: int, number: int, count: int, choices: int) -> tuple[int, np.ndarray]:
+    """The first token (0 to choices - 1) of a pass, and the order of its windows: 8 bytes per window."""
+    # The upper half of the keys, so that no pass shares its stream with an update of `starts`.
+    raw = np.random.Philox(key=np.array([seed, (1 << 63) + number], dtype=np.uint64)).random_raw(count + 1)
+    return int(raw[0] % np.uint64(choices)), np.argsort(raw[1:], kind="stable")
 
 
 def gather(tokens: np.ndarray, starts_B: np.ndarray, block_size: int) -> torch.Tensor:
@@ -94,8 +76,7 @@ class TrainingWindows:
 
     def micro_batch(self, step: int, micro_step: int) -> torch.Tensor:
         """Windows (micro_batch, block_size + 1) of this rank: its slice of the batch of update `step`."""
-        recipe = self.recipe
-        length = len(self.tokens)
+        recipe, length = self.recipe, len(self.tokens)
         if recipe.sampling == "permuted":
             all_starts = permuted_starts(self.seed, step, recipe.batch_sequences, length, self.block_size)
         else:
