@@ -126,6 +126,17 @@ def test_a_real_model_gets_a_table_that_a_second_run_repeats(model, tasks, tmp_p
     assert {path.suffix for path in tasks.iterdir() if path.name != "tasks.json"} == {".jsonl"}
 
 
+def test_predictions_of_every_example_stand_beside_the_table_and_average_to_it(model, tasks, tmp_path):
+    rows = run(model, tasks, tmp_path / "out.csv")
+    table = pandas.read_parquet(tmp_path / "out.parquet")
+    means = table.groupby(["task", "metric"])["value"].mean().to_dict()
+    scores = {(row["task"], row["metric"]): row["value"] for row in rows}
+    assert set(scores) - set(means) == {("cb", "f1"), ("multirc", "acc (corrected)")}
+    assert all(scores[key] == pytest.approx(mean) for key, mean in means.items())
+    assert (table.groupby(["task", "metric"]).size() == 8).all()
+    assert all(nats[chosen] == max(nats) for nats, chosen in zip(table["nats"], table["predicted"], strict=True))
+
+
 def test_chance_is_the_better_of_a_uniform_and_a_constant_guess(model, tasks, tmp_path):
     rows = {(row["task"], row["metric"]): row for row in run(model, tasks, tmp_path / "out.csv")}
     # Labels 0 1 2 0 1 2 0 1: the most frequent has 3 of 8.

@@ -117,6 +117,9 @@ TASKS = (
 SUPERGLUE_SOURCE = CONFIG["evaluation"]["superglue"]["source"]
 # An official download's files: a change of them makes the tasks, and all scores, again.
 SUPERGLUE_FILES = settings.superglue_files(CONFIG)
+SUPERGLUE_SCORES = (
+    f"superglue-{settings.fingerprint(CONFIG['evaluation']['superglue'])}"
+)
 LATENCY = f"{SCALE}/latency-{settings.fingerprint(CONFIG['latency'])}"
 SIMULATION = f"{SCALE}/simulation-{settings.fingerprint(CONFIG['simulation'])}"
 SUPERGLUE = list(settings.SUPERGLUE_FOLDERS)

@@ -84,7 +84,8 @@ rule superglue:
         metrics=rules.train.output.metrics,
         tasks=[] if SUPERGLUE_SOURCE == "hub" else rules.tasks.output,
     output:
-        f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/superglue-{settings.fingerprint(CONFIG['evaluation']['superglue'])}.csv",
+        table=f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/{SUPERGLUE_SCORES}.csv",
+        predictions=f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/{SUPERGLUE_SCORES}.parquet",
     log:
         f"{ROOT}/logs/superglue-{{model}}-seed{{seed}}-{{hash}}.log",
     conda:
@@ -106,7 +107,7 @@ rule superglue:
     shell:
         "{params.launcher} krakenlm superglue {params.model:q} {params.tasks}"
         " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads}"
-        " --scale {params.scale} --out {output:q} > {log:q} 2>&1"
+        " --scale {params.scale} --out {output.table:q} > {log:q} 2>&1"
 
 
 rule perplexity_table:
@@ -138,16 +139,19 @@ rule perplexity_table:
 
 rule superglue_table:
     input:
-        expand(
-            f"{ROOT}/evaluation/{{model}}/superglue-{settings.fingerprint(CONFIG['evaluation']['superglue'])}.csv",
-            model=MODELS,
+        tables=expand(
+            f"{ROOT}/evaluation/{{model}}/{SUPERGLUE_SCORES}.csv", model=MODELS
+        ),
+        predictions=expand(
+            f"{ROOT}/evaluation/{{model}}/{SUPERGLUE_SCORES}.parquet", model=MODELS
         ),
     output:
-        report(
+        table=report(
             "results/superglue.csv",
             caption="../report/superglue.rst",
             category="Results",
         ),
+        predictions="results/superglue.parquet",
     log:
         f"{ROOT}/logs/superglue-table.log",
     conda:
@@ -157,4 +161,5 @@ rule superglue_table:
     message:
         "results/superglue.csv"
     shell:
-        "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"
+        "({params.launcher} krakenlm collect {input.tables:q} --out {output.table:q} &&"
+        " {params.launcher} krakenlm collect {input.predictions:q} --out {output.predictions:q}) > {log:q} 2>&1"

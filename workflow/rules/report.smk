@@ -4,7 +4,7 @@
 rule report_page:
     input:
         perplexity=rules.perplexity_table.output.table,
-        superglue=rules.superglue_table.output,
+        superglue=rules.superglue_table.output.table,
         engines=rules.engines_table.output,
         ttft=rules.ttft_table.output,
         corpus=rules.corpus.output.description,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import lm_eval.tasks
+import pandas
 import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as run_tasks
@@ -17,7 +18,7 @@ from scipy.stats import binom
 
 from krakenlm.errors import InputError
 from krakenlm.evaluation.lm import KrakenLM
-from krakenlm.files import read_json, write_table
+from krakenlm.files import read_json, write_table, writing
 
 COLUMNS = (
     "model",
@@ -72,7 +73,7 @@ TASKS = {
 def evaluate(
     model: Path, tasks: Path | None, out: Path, name: str, seed: int, scale: str, run: str, threads: int
 ) -> list[dict]:
-    """Score a model on the eight tasks and write one row for each metric as CSV.
+    """Score a model on the eight tasks; write one row for each metric as CSV and, beside it, each example as parquet.
 
     lm-eval's MultiRC (0.4.13) has the choices [yes, no] and takes the label as index, while label 1 says that the
     answer is correct, so a perfect model scores 0. Its figure stands as `acc`, for comparison with others';
@@ -89,7 +90,8 @@ def evaluate(
         model: model folder (config.json, model.safetensors, tokenizer.json).
         tasks: folder of <task>.jsonl in the schema of aps/super_glue, and for the `data` column tasks.json with
             {"data": label}; None for the hub's validation sets, at `HUB_REVISION`.
-        out: the CSV to write, with the columns of `COLUMNS`.
+        out: the CSV to write, with the columns of `COLUMNS`; beside it, with the suffix .parquet, the predictions
+            (`predictions`).
         name, seed, scale, run: go into the rows.
         threads: threads that torch may use; equal numbers give equal bits.
 
@@ -108,7 +110,32 @@ def evaluate(
         for key, task in TASKS.items()
         for row in task_rows(key, task, loaded["tasks"][task.lm_eval_name], results)
     ]
+    with writing(Path(out).with_suffix(".parquet")) as temporary:
+        predictions(results["samples"]).assign(**common).to_parquet(temporary, index=False)
     return write_table(out, rows, COLUMNS)
+
+
+def predictions(samples: Mapping) -> pandas.DataFrame:
+    """One row per example and metric: task, example (its number), metric, value, predicted (the chosen answer's number)
+    and nats (the log-probability of each answer).
+
+    F1 of CB is a score of all examples together and has no row; ReCoRD's is each example's own.
+    """
+    return pandas.DataFrame(
+        {
+            "task": key,
+            "example": sample["doc_id"],
+            "metric": metric,
+            "value": float(sample[metric]),
+            "predicted": max(range(len(nats)), key=nats.__getitem__),
+            "nats": nats,
+        }
+        for key, task in TASKS.items()
+        for sample in samples[task.lm_eval_name]
+        for nats in [[float(answer[0]) for answer in sample["filtered_resps"]]]
+        for metric in task.metrics
+        if isinstance(sample[metric], int | float)
+    )
 
 
 def load_tasks(folder: Path | None) -> dict:
