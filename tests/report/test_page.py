@@ -245,3 +245,15 @@ def test_tokens_that_are_not_as_many_as_published_are_a_warning_with_both_number
     inputs.json("manifest.json", text_manifest(published_tokens={"train": 950, "val": 4434897}))
     (warning,) = re.findall(r"Warning: [^<]*", inputs.page())
     assert "validation split has 900 tokens, and 4,434,897 are published" in warning
+
+
+def test_speedups_over_several_links_are_drawn_against_bandwidth(inputs):
+    path = inputs.folder / "ttft.csv"
+    header, *lines = path.read_text().splitlines()
+    slow = [line.replace("gloo", "gloo over 1gbit") + ",1.1" for line in lines]
+    path.write_text("\n".join([f"{header},link_gbit_measured", *(f"{line},11.0" for line in lines), *slow]) + "\n")
+    page = Page(inputs.page())
+    drawn = [text for spec in page.specs() if '"bandwidth"' in (text := json.dumps(spec))]
+    assert len(drawn) == 2  # two ranks, at either context
+    assert all('"bandwidth": 1.1' in text and '"bandwidth": 11.0' in text for text in drawn)
+    assert "gloo over 1gbit" in page.text

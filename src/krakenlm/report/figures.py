@@ -109,6 +109,24 @@ def dots_by_context(values: Values, palette: Palette, title: str, limits: tuple[
     return specification(alt.layer(*layers), 220)
 
 
+def lines_by_bandwidth(values: Values, palette: Palette, title: str, limits: tuple[float, float], mark: float) -> dict:
+    """A line through each series' dots against the bandwidth of a link, on a logarithmic axis.
+
+    Args:
+        values: {series, place, bandwidth, value, text}; bandwidth in Gbit/s.
+        title: of the vertical axis; limits: its ends; mark: where a dashed line is drawn across.
+    """
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=limits, nice=True, zero=False))
+    x = alt.X("bandwidth:Q", title="link, Gbit/s", scale=alt.Scale(type="log", nice=False, padding=12))
+    chart = alt.Chart(data(values)).encode(x=x, y=y, color=palette.colour())
+    layers = [
+        alt.Chart(data([{"value": mark}])).mark_rule(strokeDash=[3, 3]).encode(y=y),
+        chart.mark_line(strokeWidth=1.5).encode(detail="series:N"),
+        chart.mark_point(filled=True, size=65, opacity=1).encode(shape=palette.shape(), tooltip="text:N"),
+    ]
+    return specification(alt.layer(*layers), 220)
+
+
 def context_axis(**scale: float) -> alt.X:
     return alt.X("context:O", title="context, tokens", axis=alt.Axis(labelAngle=0), scale=alt.Scale(**scale))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from krakenlm.report.elements import Cell, Column, Figure, Group, Sample, Section, Table, table, verbatim
-from krakenlm.report.figures import Palette, bars_by_context, dots_by_context
+from krakenlm.report.figures import Palette, bars_by_context, dots_by_context, lines_by_bandwidth
 from krakenlm.report.numbers import Row, count, digits, distinct, geometric_mean, number, plural, sentence, span, times
 
 # Cores that others may keep busy before the page warns: a quiet machine shows 0.1 or 0.2 for its own housekeeping.
@@ -31,7 +31,8 @@ def section(rows: Sequence[Row], palette: Palette) -> Section:
         "Time to first token",
         [headline(rows), spread(rows)],
         summary=summary(rows),
-        groups=[group(part, palette, speedup_limits(rows)) for part in split(rows, CELL)],
+        groups=[group(part, palette, speedup_limits(rows)) for part in split(rows, CELL)]
+        + [by_link(part, palette, speedup_limits(rows)) for part in over_several_links(rows)],
         tables=[every_cell(rows)],
         details=[verbatim("ttft-verbatim", "ttft.csv as it is", rows)],
     )
@@ -80,7 +81,8 @@ def headline(rows: Sequence[Row]) -> str:
     text = (
         f"Kraken\u2019s first token arrives {times(geometric_mean(speedups))} as fast as standard\u2019s: the "
         f"geometric mean over {plural(len(kraken), 'cell')} (size, ranks and context) with two ranks or more, from "
-        f"{times(min(speedups))} to {times(max(speedups))}, {how(kraken)}."
+        f"{times(min(speedups))} to {times(max(speedups))}, {how(kraken)}; it saves "
+        f"{100 * (1 - 1 / geometric_mean(speedups)):.1f}% of standard\u2019s time."
     )
     best = [float(row["speedup_vs_standard"]) / chunked_speedup(row, rows) for row in kraken]
     if best == speedups:
@@ -129,6 +131,8 @@ def speedup_limits(rows: Sequence[Row]) -> tuple[float, float]:
 def group(rows: list[Row], palette: Palette, limits: tuple[float, float]) -> Group:
     """Both charts of one size and number of ranks; `limits` of the axis of speed-ups."""
     title = f"{rows[0]['size']}, {plural(int(number(rows[0]['tp']) or 0), 'rank')}"
+    if (link := rows[0]["link"]) not in ("", "none"):
+        title += f", {link}"
     key = [Sample(name, name) for name in dict.fromkeys(row["architecture"] for row in rows)]
     times_of = [point(row, palette, "ttft_ms_median") for row in rows if number(row["ttft_ms_median"]) is not None]
     speedups = [
@@ -152,6 +156,31 @@ def group(rows: list[Row], palette: Palette, limits: tuple[float, float]) -> Gro
             )
         )
     return Group(title, figures, caption(rows), key)
+
+
+def over_several_links(rows: Sequence[Row]) -> list[list[Row]]:
+    """Measured speed-ups of one size, number of ranks and context, where more than one link was measured."""
+    cell = (*(key for key in CELL if key != "link"), "context")
+    measured = [
+        row for row in shared(rows) if row["source"] == "measured" and number(row.get("link_gbit_measured", ""))
+    ]
+    return [part for part in split(measured, cell) if len(distinct(part, "link")) > 1]
+
+
+def by_link(rows: list[Row], palette: Palette, limits: tuple[float, float]) -> Group:
+    """Speed-up against the bandwidth that AllReduces got, at one context."""
+    size, ranks = rows[0]["size"], plural(int(number(rows[0]["tp"]) or 0), "rank")
+    title = f"{size}, {ranks}, context {rows[0]['context']}, over links"
+    points = [
+        point(row, palette, "speedup_vs_standard") | {"bandwidth": number(row["link_gbit_measured"])} for row in rows
+    ]
+    figure = Figure(
+        "Speed-up over standard",
+        f"Speed-up over standard against the link\u2019s bandwidth, {title}; the table below has the figures.",
+        lines_by_bandwidth(points, palette, "TTFT of standard / TTFT", limits, 1),
+    )
+    key = [Sample(name, name) for name in distinct(rows, "architecture")]
+    return Group(title, [figure], f"{caption(rows)} Bandwidth as AllReduces got it before the rows.", key)
 
 
 def point(row: Row, palette: Palette, column: str) -> dict:
