@@ -9,10 +9,11 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from krakenlm import plan
@@ -53,32 +54,42 @@ Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
 
 @contextlib.contextmanager
 def writing_stage(
-    stage: str, out: Path, parameters: dict, name: str = "", timing: bool = False, gpus: int = 0
+    stage: str,
+    out: Path,
+    parameters: dict,
+    name: str = "",
+    timing: bool = False,
+    gpus: int = 0,
+    reads: Sequence[Path] = (),
+    kind: str = "result",
 ) -> Iterator:
     """Hold the output's lock and the machine's timing lock, and open the stage's W&B run.
 
+    The run's config is the command line, `parameters` over it; `out` is its artifact, of this kind; the artifacts that
+    it read are those of `reads` and of every path on the command line.
     Modules of the stage are imported inside, so that even their import disturbs no timing job. A timing stage gets its
     run afterwards: W&B's own process would run beside what is measured. Only the first process of a training that
     runs in several takes locks; the others end with it.
     """
     from krakenlm.inference.launch import die_with
-    from krakenlm.tracking import Run, is_first_process
+    from krakenlm.tracking.run import Run, is_first_process
 
     if not is_first_process():
         die_with(os.getppid())
         yield Run()
         return
-    tables = Tables()
+    shown = Shown()
     with locked(stage, out, timing), leased_gpus(gpus, stage):
         if timing:
-            yield tables
+            yield shown
         else:
-            with tracked(stage, name, parameters) as run:
+            with tracked(stage, name, parameters, out, reads) as run:
                 yield run
+                run.wrote(out, kind)
     if timing:
-        with tracked(stage, name, parameters) as run:
-            for title, rows in tables.items():
-                run.table(title, rows)
+        with tracked(stage, name, parameters, out, reads) as run:
+            shown.on(run)
+            run.wrote(out, kind)
 
 
 @contextlib.contextmanager
@@ -92,23 +103,54 @@ def locked(stage: str, out: Path, timing: bool) -> Iterator[None]:
             yield
 
 
-class Tables(dict):
-    """Tables kept until there is a W&B run to log them to."""
+class Shown:
+    """What a stage shows, kept until there is a W&B run to show it on."""
 
-    def table(self, title: str, rows: list[dict]) -> None:
-        self[title] = rows
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple]] = []
+
+    def table(self, *arguments: object) -> None:
+        self.calls.append(("table", arguments))
+
+    def bars(self, *arguments: object) -> None:
+        self.calls.append(("bars", arguments))
+
+    def on(self, run: object) -> None:
+        for method, arguments in self.calls:
+            getattr(run, method)(*arguments)
 
 
-def tracked(stage: str, name: str, parameters: dict) -> contextlib.AbstractContextManager:
-    from krakenlm.tracking import start_run
+@contextlib.contextmanager
+def tracked(stage: str, name: str, parameters: dict, out: Path, reads: Sequence[Path]) -> Iterator:
+    from krakenlm.tracking.run import start_run
 
-    return start_run(
+    given, paths = command_line()
+    with start_run(
         stage,
         name=f"{stage} {name}".strip(),
         group=os.environ.get("WANDB_RUN_GROUP", "by hand"),
-        parameters=parameters,
+        parameters=given | parameters,
         directory=os.environ.get("WANDB_DIR", "results"),
-    )
+    ) as run:
+        for path in [*reads, *paths]:
+            if path != out:
+                run.read(path)
+        yield run
+
+
+def command_line() -> tuple[dict, list[Path]]:
+    """Every option and argument of the command that runs, JSON as what it holds, and all the paths among them."""
+    context = click.get_current_context(silent=True)
+    given = {key: value for key, value in (context.params if context else {}).items() if value is not None}
+    values = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]
+    return {key: decoded(value) for key, value in given.items()}, [item for item in values if isinstance(item, Path)]
+
+
+def decoded(value: object) -> object:
+    if isinstance(value, str) and value.startswith("{"):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def parse_json(option: str, text: str) -> dict:
@@ -148,7 +190,7 @@ def corpus(
 ) -> None:
     """Find a corpus' documents and split them into training and validation."""
     settings = parse_json("text", text)
-    with writing_stage("corpus", out, settings) as run:
+    with writing_stage("corpus", out, settings, kind="corpus") as run:
         from krakenlm.text import corpus as stage
 
         summary = stage.write(out, settings, shards, processes)
@@ -166,7 +208,7 @@ def tasks(
     """Write tasks in the eight SuperGLUE formats: about held-out stories of the embedded world, or SuperGLUE's own."""
     if (examples is None) == (official is None):
         raise InputError("tasks: expected one of --examples and --official; give one")
-    with writing_stage("tasks", out, {"seed": seed, "examples": examples, "official": str(official), "split": split}):
+    with writing_stage("tasks", out, {}, kind="tasks"):
         if official is not None:
             from krakenlm.evaluation.official import convert
 
@@ -187,7 +229,7 @@ def tokenizer(
     """Train a tokenizer on a corpus, or fetch a published one."""
     if (vocabulary is None) == (pretrained is None):
         raise InputError("tokenizer: expected one of --vocabulary and --pretrained; give one")
-    with writing_stage("tokenizer", out, {"vocabulary": vocabulary, "pretrained": pretrained}):
+    with writing_stage("tokenizer", out, {}, kind="tokenizer"):
         from krakenlm.text.tokenizer import fetch_tokenizer, train_tokenizer
 
         if pretrained is None:
@@ -214,7 +256,7 @@ def tokenize(
 
             tokenize_shard(corpus, tokenizer, out / "shards", shard, threads)
         return
-    with writing_stage("tokens", out, {"corpus": str(corpus)}) as run:
+    with writing_stage("tokens", out, {}, kind="tokens") as run:
         from krakenlm.text.store import TokenStore
         from krakenlm.text.tokenizing import tokenize as stage
 
@@ -239,7 +281,9 @@ def train(
     """Train a model, or go on from its last intact checkpoint."""
     fields, settings = parse_json("model", model), parse_json("recipe", recipe) | parse_json("watch", watch)
     parameters = {"model": fields, "recipe": settings, "seed": seed, "identity": identity}
-    with writing_stage("train", out, parameters, name=f"{name} seed {seed}", gpus=settings.get("gpus", 0)) as run:
+    with writing_stage(
+        "train", out, parameters, name=f"{name} seed {seed}", gpus=settings.get("gpus", 0), kind="model"
+    ) as run:
         from krakenlm.training.run import train as stage
 
         stage(tokens, tokenizer, fields, settings, seed, out, logger=run.lightning_logger(), identity=identity)
@@ -257,7 +301,7 @@ def perplexity(
 ) -> None:
     """Score a model on the whole validation set."""
     gpus = min(1, count_gpus())
-    with writing_stage("perplexity", out, {"model": str(model)}, name=f"{name} seed {seed}", gpus=gpus) as run:
+    with writing_stage("perplexity", out, {}, name=f"{name} seed {seed}", gpus=gpus) as run:
         from krakenlm.evaluation.perplexity import evaluate
 
         rows = evaluate(
@@ -274,7 +318,7 @@ def ngrams(
     scale: Scale = "",
 ) -> None:
     """Score a unigram, a bigram and a Kneser-Ney 5-gram on the same validation set."""
-    with writing_stage("ngrams", out, {"tokens": str(tokens)}) as run:
+    with writing_stage("ngrams", out, {}) as run:
         from krakenlm.evaluation.ngrams import evaluate
 
         run.table("perplexity", evaluate(tokens, tokenizer, out, scale=scale, run=folder_under_results(out.parent)))
@@ -292,7 +336,7 @@ def superglue(
 ) -> None:
     """Score a model on the eight SuperGLUE tasks through lm-eval."""
     gpus = min(1, count_gpus())
-    with writing_stage("superglue", out, {"model": str(model)}, name=f"{name} seed {seed}", gpus=gpus) as run:
+    with writing_stage("superglue", out, {}, name=f"{name} seed {seed}", gpus=gpus) as run:
         from krakenlm.evaluation.superglue import evaluate
 
         rows = evaluate(
@@ -337,7 +381,7 @@ def shard(
     if (model is None) == (random is None):
         raise InputError("shard: expected one of a model folder and --random; give one")
     name = " ".join(random) if random else model.parent.name
-    with writing_stage("shard", out, {"model": str(model or name), "tp": tp}, name=f"{name} tp {tp}"):
+    with writing_stage("shard", out, {}, name=f"{name} tp {tp}", kind="shards"):
         from krakenlm.inference.shards import write_random_shards, write_shards
 
         if model is not None:
@@ -387,7 +431,8 @@ def engines(
     for engine in engines:
         folder = Path(engine)
         entries.append((folder.parts[0], root / "models" / folder.parent, root / "engines" / folder))
-    with writing_stage("engines", out, {"engines": engines, **options}, timing=True, gpus=count_gpus()) as run:
+    folders = [folder for entry in entries for folder in entry[1:]]
+    with writing_stage("engines", out, options, timing=True, gpus=count_gpus(), reads=folders) as run:
         from krakenlm.latency.engines import measure_engines
 
         check_keys("settings", options, measure_engines, {"entries", "tokens_dir", "out_csv", "scale", "run"})
@@ -415,6 +460,7 @@ def ttft(
         check_keys("settings", options, measure_ttft, {"size", "tp", "out_csv", "scale", "run"})
         rows = measure_ttft(size=size, tp=tp, out_csv=out, scale=scale, run=folder_under_results(out.parent), **options)
         run.table("ttft", rows)
+        run.bars("ttft_ms_median", rows, ("architecture", "context"), "ttft_ms_median")
 
 
 @app.command()
@@ -473,7 +519,7 @@ def timeline(
 @app.command()
 def collect(parts: Annotated[list[Path], typer.Argument(help="Tables of equal columns.")], out: Out) -> None:
     """Put the parts of a table together."""
-    with locked("collect", out, timing=False):
+    with writing_stage("collect", out, {}, name=out.stem):
         from krakenlm.report.tables import collect as stage
 
         stage(parts, out)
@@ -493,7 +539,7 @@ def report(
     out: Out,
 ) -> None:
     """Write one self-contained page from result files."""
-    with writing_stage("report", out, {"run": run}) as wandb_run:
+    with writing_stage("report", out, {}, kind="report") as wandb_run:
         from krakenlm.report.build import build
         from krakenlm.report.environment import record
 
@@ -552,7 +598,7 @@ def import_authors(
     """Read a checkpoint that the authors' release wrote."""
     from krakenlm.models.importing import import_authors as read
 
-    with hold(model, "import"):
+    with writing_stage("import", model, {}, name=model.name, kind="model"):
         read(checkpoint, model, tokenizer)
 
 
@@ -565,7 +611,7 @@ def import_gpt2(
     """Read a Hugging Face GPT-2."""
     from krakenlm.models.importing import import_gpt2 as read
 
-    with hold(model, "import"):
+    with writing_stage("import", model, {}, name=model.name, kind="model"):
         read(source, model, tokenizer)
 
 
@@ -578,7 +624,7 @@ def import_model(
     """Read a model folder that was trained elsewhere."""
     from krakenlm.models.importing import import_model as read
 
-    with hold(model, "import"):
+    with writing_stage("import", model, {}, name=model.name, kind="model"):
         read(source, model, tokenizer)
 
 
@@ -634,6 +680,18 @@ def import_aiconfigurator(
     out = out or Path(f"config/hardware/{system}.yaml")
     with hold(out, "hardware"):
         write_system(clone, system, out, version)
+
+
+@app.command()
+def upload(
+    results: Annotated[Path, typer.Argument(help="Folder of results, of one scale or all.")] = Path("results"),
+    minutes: Annotated[float, typer.Option(help="Break off after this long.", min=0.1)] = 60,
+) -> None:
+    """Send to Weights & Biases what was kept offline; what went wrong can be sent again."""
+    from krakenlm.tracking.upload import upload as send
+
+    for line in send(results, minutes) or [f"{results}: nothing to send"]:
+        print(line)
 
 
 @app.command()

@@ -90,7 +90,7 @@ def job_type(run_file):
 
 def test_every_stage_left_a_wandb_run_of_its_own_job_type(finished):
     stages = {"corpus", "tasks", "tokenizer", "tokens", "train", "perplexity", "ngrams", "superglue", "shard"}
-    stages |= {"engines", "ttft", "simulate", "report"}
+    stages |= {"engines", "ttft", "collect", "simulate", "report"}
     assert set(map(job_type, (finished.folder / "results").rglob("run-*.wandb"))) == stages
 
 

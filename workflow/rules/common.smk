@@ -15,6 +15,7 @@ from krakenlm import config as settings
 from krakenlm import plan
 from krakenlm.errors import InputError
 from krakenlm.files import claim, held_locks
+from krakenlm.tracking import folders
 
 # Snakemake learns its executor only after it has read this file. A local one always has a number of cores; a cluster's
 # profile has none, and its jobs know themselves as such.
@@ -164,3 +165,10 @@ onstart:
             before_first_job()
         except InputError as error:
             raise WorkflowError(str(error)) from None
+
+
+onsuccess:
+    if workflow.is_main_process and folders.unsent(Path("results") / SCALE):
+        announce(
+            "W&B runs are kept offline; with a key, `krakenlm upload` sends them"
+        )

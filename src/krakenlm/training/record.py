@@ -65,6 +65,17 @@ class Record(Callback):
         self.started = self.taken = time.perf_counter()
         self.first_step = self.next_step = trainer.global_step
         self.progress = Progress(self.recipe.steps, self.first_step) if trainer.is_global_zero else None
+        self.replay(trainer)
+
+    def replay(self, trainer: Any) -> None:
+        """Hand what the checkpoint knows of the curve to the loggers, in order: a killed process may not have.
+
+        Speeds are not in it. A logger leaves out what it has.
+        """
+        points = [(point["step"], curve_metrics(point)) for point in self.curve]
+        points += [(point["step"], validation_metrics(point["loss"])) for point in self.validation]
+        for step, metrics in sorted(points, key=lambda point: point[0]):
+            log(trainer, step, metrics)
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % self.recipe.accumulation:
@@ -78,7 +89,7 @@ class Record(Callback):
             if not math.isfinite(loss):
                 self.stop(trainer, step, f"validation loss {loss}")
             self.validation.append({"step": step, "loss": loss})
-            log(trainer, step, {"validation/loss": loss, "validation/perplexity": perplexity(loss)})
+            log(trainer, step, validation_metrics(loss))
         if self.progress and self.next_step > self.first_step:
             self.progress.show(step, self.curve[-1], self.speed)
 
@@ -95,15 +106,8 @@ class Record(Callback):
                 continue
             rate = self.recipe.rate(earlier)
             self.curve.append({"step": earlier, "loss": loss, "learning_rate": rate, "gradient_norm": norm})
-            metrics = {
-                "train/loss": loss,
-                "train/perplexity": perplexity(loss),
-                "train/learning_rate": rate,
-                "train/gradient_norm": norm,
-                "train/tokens_per_second": self.speed[0],
-                "train/share_of_matrix_rate": self.speed[1],
-            }
-            log(trainer, earlier, metrics)
+            speed = {"train/tokens_per_second": self.speed[0], "train/share_of_matrix_rate": self.speed[1]}
+            log(trainer, earlier, curve_metrics(self.curve[-1]) | speed)
 
     def measure_speed(self, step: int) -> None:
         """Tokens per second since the last reading, and the share of the devices' matrix rate that their FLOPs are."""
@@ -124,6 +128,16 @@ class Record(Callback):
 def log(trainer: Any, step: int, metrics: dict[str, float]) -> None:
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=step)
+
+
+def curve_metrics(point: Mapping[str, float]) -> dict[str, float]:
+    """A point of the curve as the loggers name it."""
+    metrics = {f"train/{name}": point[name] for name in ("loss", "learning_rate", "gradient_norm")}
+    return metrics | {"train/perplexity": perplexity(point["loss"])}
+
+
+def validation_metrics(loss: float) -> dict[str, float]:
+    return {"validation/loss": loss, "validation/perplexity": perplexity(loss)}
 
 
 def perplexity(loss: float) -> float:
