@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 
 from krakenlm.errors import InputError
-from krakenlm.text import embedded, formats, world
+from krakenlm.text import corpus, embedded, formats, world
+from krakenlm.text.documents import Corpus
 from krakenlm.text.formats import FORMATS
 
 
@@ -125,3 +126,13 @@ def test_a_number_of_examples_below_one_is_refused(tmp_path):
 
 def read(folder, task):
     return [json.loads(line) for line in (folder / f"{task}.jsonl").read_text().splitlines()]
+
+
+def test_an_embedded_corpus_is_read_after_it_was_moved_and_its_files_were_touched(tmp_path):
+    settings = {"source": "embedded", "words": 2000, "seed": 0, "validation_share": 0.1, "vocabulary": 300}
+    corpus.write(tmp_path / "made", settings)
+    texts = list(Corpus(tmp_path / "made").documents())
+    (tmp_path / "made").rename(tmp_path / "moved")
+    for path in (tmp_path / "moved").iterdir():
+        os.utime(path, (1, 1))
+    assert list(Corpus(tmp_path / "moved").documents()) == texts != []

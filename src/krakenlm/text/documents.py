@@ -1,6 +1,7 @@
 """A corpus folder as later stages read it: corpus.json, index.bin, order.npy, and the documents themselves."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,15 @@ class Corpus:
         for entry in self.summary["pieces"]:
             if shard is not None and entry["shard"] != shard:
                 continue
-            piece = readers.Piece(**{key: entry[key] for key in ("path", "start", "stop", "size", "changed")})
-            yield from readers.read(piece, **self.summary["reading"])
+            yield from readers.read(self.piece(entry), **self.summary["reading"])
+
+    def piece(self, entry: Mapping) -> readers.Piece:
+        """Where the documents of an entry lie. A cluster or a storage moves and touches the corpus's own files."""
+        piece = readers.Piece(**{key: entry[key] for key in ("path", "start", "stop", "size", "changed")})
+        own = self.directory / Path(piece.path).name
+        if self.summary["source"] != "embedded" or not own.is_file():
+            return piece
+        return dataclasses.replace(piece, path=str(own), changed=own.stat().st_mtime_ns)
 
     def count(self, shard: int) -> int:
         """Number of documents of a shard."""
