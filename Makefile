@@ -1,6 +1,7 @@
 # make reproduce   the whole pipeline at the scale that fits this machine (config/config.yaml)
 # make test        tests, with one end-to-end run of the real Snakefile
-# make test-all    the tests that take longer, too
+# make test-all    the tests that take longer, too, and as root test-slurm's
+# make test-slurm  a SLURM cluster of two nodes on this machine (Debian, as root), and the pipeline through it
 # make lint        ruff, snakefmt, snakemake --lint
 # make lock        requirements.lock anew from pyproject.toml
 SHELL := /bin/bash
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 ACTIVATE := . $(VENV)/bin/activate
 
-.PHONY: reproduce test test-all lint lock install
+.PHONY: reproduce test test-all test-slurm lint lock install
 
 reproduce: install
 	$(ACTIVATE) && snakemake --cores all
@@ -18,6 +19,10 @@ test: install
 
 test-all: install
 	$(ACTIVATE) && python -m pytest -m "slow or not slow"
+
+test-slurm: install
+	@test "$$(id -u)" = 0 || { echo "make: expected root, which installs and starts SLURM, found $$(id -un)" >&2; exit 2; }
+	$(ACTIVATE) && python -m pytest -m slurm -s tests/slurm
 
 lint: install
 	$(ACTIVATE) && ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && snakemake --lint

@@ -1,80 +1,10 @@
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).parents[2]
-WORKFLOW = ("Snakefile", "config", "workflow", "profiles", "envs")
-MINIATURE = Path(__file__).parent / "miniature.yaml"
-
-
-class Checkout:
-    """The workflow's files in a folder of their own, and the real `snakemake` run in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in WORKFLOW:
-            source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-
-    def command(self, *arguments: str) -> list[str]:
-        return [str(Path(sys.executable).parent / "snakemake"), *arguments]
-
-    def environment(self, **variables: str) -> dict[str, str]:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("KRAKENLM", "WANDB"))}
-        return inherited | variables
-
-    def snakemake(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        """Run to the end; stdout and stderr together in `.stdout`."""
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment(**variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-        )
-
-    def miniature(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        return self.snakemake(*arguments, "--configfile", str(MINIATURE), **variables)
-
-    def start(self, *arguments: str) -> subprocess.Popen:
-        """Start in a session of its own, output into snakemake.log."""
-        with open(self.folder / "snakemake.log", "a") as log:
-            return subprocess.Popen(
-                self.command(*arguments, "--configfile", str(MINIATURE)),
-                cwd=self.folder,
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def claim_gpus(self, count: int) -> str:
-        """A PATH on which `nvidia-smi` reports `count` GPUs."""
-        folder = self.folder / "claimed"
-        folder.mkdir()
-        listing = "".join(f"echo '{index}, GPU-{index}, Some GPU'\n" for index in range(count))
-        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{listing}")
-        (folder / "nvidia-smi").chmod(0o755)
-        return f"{folder}:{os.environ['PATH']}"
-
-
-@pytest.fixture
-def checkout(tmp_path) -> Checkout:
-    return Checkout(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Checkout:
+def finished(checkouts):
     """A checkout in which the miniature has run from start to end. Tests leave it as they found it."""
-    checkout = Checkout(tmp_path_factory.mktemp("finished"))
+    checkout = checkouts("finished")
     run = checkout.miniature()
     assert run.returncode == 0, run.stdout
     (checkout.folder / "first.log").write_text(run.stdout)

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+# Where every SLURM program looks; the jobs of its plugin lose SLURM_CONF on the way.
+CONF = Path("/etc/slurm/slurm.conf")
+PREFIX = "krakenlm-slurm-"
 PACKAGES = {"slurmctld": "slurm-wlm", "munged": "munge"}
-SLURM_CONF = """\
+SETTINGS = """\
 ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
@@ -63,11 +66,12 @@ def free_ports() -> list[int]:
 
 def start_daemons(folder: Path) -> list[subprocess.Popen]:
     """munged under its own user, slurmctld and two slurmd, each in the foreground with its log under `folder`."""
-    munge, conf = folder / "munge", folder / "slurm.conf"
+    munge = folder / "munge"
     for name in ("state", "spool-n1", "spool-n2", "munge"):
         (folder / name).mkdir()
     host, (controller, first, second) = socket.gethostname().split(".")[0], free_ports()
-    conf.write_text(SLURM_CONF.format(host=host, folder=folder, port=controller, first=first, second=second))
+    settings = SETTINGS.format(host=host, folder=folder, port=controller, first=first, second=second)
+    (folder / "slurm.conf").write_text(settings)
     (munge / "key").write_bytes(os.urandom(128))
     (munge / "key").chmod(0o400)
     for path in (munge, munge / "key"):
@@ -75,9 +79,9 @@ def start_daemons(folder: Path) -> list[subprocess.Popen]:
     places = [f"--{what}-file={munge / what}" for what in ("key", "log", "pid", "seed")]
     commands = {
         "munged": ["runuser", "-u", "munge", "--", "munged", "--foreground", f"--socket={munge / 'socket'}", *places],
-        "slurmctld": ["slurmctld", "-D", "-f", conf],
-        "n1": ["slurmd", "-D", "-N", "n1", "-f", conf],
-        "n2": ["slurmd", "-D", "-N", "n2", "-f", conf],
+        "slurmctld": ["slurmctld", "-D"],
+        "n1": ["slurmd", "-D", "-N", "n1"],
+        "n2": ["slurmd", "-D", "-N", "n2"],
     }
     daemons = []
     for name, command in commands.items():
@@ -87,10 +91,10 @@ def start_daemons(folder: Path) -> list[subprocess.Popen]:
     return daemons
 
 
-def wait_until_idle(environment: dict[str, str], folder: Path) -> None:
+def wait_until_idle(folder: Path) -> None:
     for _ in range(60):
         sinfo = ["sinfo", "--noheader", "--format=%D %t"]
-        if subprocess.run(sinfo, env=environment, capture_output=True, text=True).stdout.split() == ["2", "idle"]:
+        if subprocess.run(sinfo, capture_output=True, text=True).stdout.split() == ["2", "idle"]:
             return
         time.sleep(0.5)
     logs = "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("*.log")))
@@ -99,20 +103,25 @@ def wait_until_idle(environment: dict[str, str], folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[dict[str, str]]:
-    """The environment in which sbatch, srun and squeue speak to the cluster."""
+    """The environment in which trainings on the cluster's two nodes find each other."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to install and start SLURM")
+    if CONF.exists() and PREFIX not in str(CONF.resolve()):
+        pytest.skip(f"needs a machine without a SLURM of its own, found {CONF}")
     install()
+    CONF.unlink(missing_ok=True)  # left by a run that was killed
     # Under /run: munge accepts no folder that others may write to.
-    folder = Path(tempfile.mkdtemp(prefix="krakenlm-slurm-", dir="/run"))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/run"))
     folder.chmod(0o755)
+    CONF.symlink_to(folder / "slurm.conf")
     daemons = start_daemons(folder)
-    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
     try:
-        wait_until_idle(environment, folder)
-        yield environment
+        wait_until_idle(folder)
+        # The nodes' names lead nowhere outside SLURM.
+        yield os.environ | {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
             daemon.wait()
+        CONF.unlink()
         shutil.rmtree(folder)
