@@ -1,7 +1,6 @@
 import pytest
-from wandb_server import Server
-
 import wandb
+from wandb_server import Server
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

@@ -1,9 +1,9 @@
 import json
 import os
 
+import wandb
 from tracked_runs import KEY, inspect, open_run
 
-import wandb
 from krakenlm.tracking import folders
 from krakenlm.tracking import run as tracking
 from krakenlm.tracking.ledger import Ledger

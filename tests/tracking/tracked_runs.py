@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import wandb
+
 from krakenlm.tracking import folders
 from krakenlm.tracking.run import start_run
 from krakenlm.tracking.upload import upload
