@@ -72,6 +72,31 @@ def auto_scale(main_process: bool) -> str:
     return os.environ["KRAKENLM_SCALE"]
 
 
+def find_engine(wanted: str, missing: list[str], main_process: bool) -> str:
+    """The engine: `torch` or `tensorrt_llm`; `auto` is TensorRT-LLM where it lacks nothing.
+
+    Found out by the main process, inherited by the jobs that parse the config anew.
+
+    Raises:
+        InputError: a job does not find the main process's answer.
+    """
+    if wanted != "auto":
+        return wanted
+    if main_process:
+        os.environ["KRAKENLM_ENGINE"] = "torch" if missing else "tensorrt_llm"
+    if "KRAKENLM_ENGINE" not in os.environ:
+        raise InputError(
+            "engine: expected the main process to have resolved auto, found no KRAKENLM_ENGINE in this job's "
+            "environment; name the engine (--config engine=torch)"
+        )
+    return os.environ["KRAKENLM_ENGINE"]
+
+
+def most_ranks(config: Mapping) -> int:
+    """Ranks of the widest engine that is timed."""
+    return max(config["engines"]["tp"], *config["latency"]["tp"])
+
+
 def stage_environment(config: Mapping, reproduction: str, local: bool) -> dict[str, str]:
     """Environment variables for the stages. None of them changes a result."""
     scale = config["scale"]

@@ -70,7 +70,16 @@ def job_cost(config: Mapping, rule: str, wildcards: Mapping) -> Cost | None:
         return Cost(f"engine of {model}", disk_bytes=4 * parameters(config, model))
     if rule == "engines":
         return Cost("timing of engines", gpu_hours=TIMING_HOURS * config["engines"]["tp"] if gpus else 0.0)
-    if rule == "ttft":
+    if rule == "tensorrt_build_shape":
+        size, architecture, tp = (
+            config["latency"]["sizes"][wildcards["size"]],
+            wildcards["architecture"],
+            wildcards["tp"],
+        )
+        return Cost(
+            f"engine of {wildcards['size']}, {architecture}", disk_bytes=engine_bytes(config, size, architecture, tp)
+        )
+    if rule in ("ttft", "tensorrt_ttft"):
         tp = int(wildcards["tp"])
         return Cost(f"TTFT of {wildcards['size']}, tp {tp}", gpu_hours=TIMING_HOURS * tp if gpus else 0.0)
     if rule == "corpus":
@@ -116,6 +125,16 @@ def training_cost(config: Mapping, model: str, seed: str) -> Cost:
     if recipe["gpus"]:
         return Cost(what, gpu_hours=flops / (GPU_FLOPS * GPU_SHARE) / 3600, disk_bytes=disk)
     return Cost(what, core_hours=flops / CORE_FLOPS / 3600, disk_bytes=disk)
+
+
+def engine_bytes(config: Mapping, size: Mapping, architecture: str, tp: str) -> int:
+    """Bytes of all ranks' engines of a shape: its weights."""
+    from krakenlm.models.sizing import parameter_count, sizes_of
+
+    latency = config["latency"]
+    shape = {"n_layer": size["n_layer"], "vocab_size": latency["vocab_size"], "block_size": max(latency["contexts"])}
+    sizes = shape | sizes_of(architecture, size["width"], size["n_head"], int(tp))
+    return parameter_count(sizes) * (4 if latency["dtype"] == "float32" else 2)
 
 
 def total(costs: list[Cost]) -> Cost:
@@ -200,6 +219,19 @@ def accepting_command(command: list[str], setting: str) -> str:
             words.append(word)
     kept = [word for word in given if word.partition("=")[0] != setting.partition("=")[0]]
     return shlex.join([*words, "--config", *kept, setting])
+
+
+def refuse_missing_tensorrt_llm(jobs: list[tuple[str, dict]], missing: list[str]) -> None:
+    """Refuse a run whose jobs need TensorRT-LLM, where it cannot be used.
+
+    Raises:
+        InputError: saying what is missing.
+    """
+    if missing and any(rule.startswith("tensorrt_") for rule, _ in jobs):
+        raise InputError(
+            f"engine: expected {', and '.join(missing)} for tensorrt_llm; provide it, or choose another engine "
+            "(--config engine=torch); docs/tensorrt-llm.md says more"
+        )
 
 
 def refuse_missing_devices(config: Mapping, jobs: list[tuple[str, dict]], gpus: int) -> None:

@@ -83,6 +83,27 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_starts(checkout):
     assert started(checkout) == []
 
 
+def test_tensorrt_llm_is_missed_before_anything_starts_and_auto_takes_the_pytorch_engine_and_says_so(checkout):
+    run = checkout.miniature("results/ttft.csv", "--config", "engine=tensorrt_llm")
+    assert run.returncode != 0
+    assert "engine: expected device cuda (found cpu) for tensorrt_llm; provide it, or choose another" in run.stdout
+    assert started(checkout) == []
+    run = checkout.miniature("--dry-run", "results/ttft.csv")
+    assert run.returncode == 0, run.stdout
+    assert "engine torch; TensorRT-LLM would need device cuda (found cpu)" in run.stdout
+    assert "tensorrt_ttft" not in run.stdout
+
+
+def test_with_tensorrt_llm_every_shape_and_every_trained_model_gets_its_engines(checkout):
+    run = checkout.snakemake("--dry-run", "results/ttft.csv", "results/engines.csv", "--config", "scale=paper",
+                             "engine=tensorrt_llm")  # fmt: skip
+    assert run.returncode == 0, run.stdout
+    jobs = {"tensorrt_build_shape": 40, "tensorrt_ttft": 10, "tensorrt_build": 9, "tensorrt_engines": 9, "engines": 1}
+    for rule, count in jobs.items():
+        assert any(line.split() == [rule, str(count)] for line in run.stdout.splitlines()), rule
+    assert not any(line.split()[:1] == ["ttft"] for line in run.stdout.splitlines())
+
+
 def test_a_second_snakemake_in_the_same_folder_says_who_is_at_work(checkout):
     lock = files.claim(checkout.folder / "results" / ".lock", "snakemake")
     run = checkout.miniature("results/ttft.csv")

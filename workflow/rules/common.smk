@@ -15,6 +15,8 @@ from krakenlm import config as settings
 from krakenlm import plan
 from krakenlm.errors import InputError
 from krakenlm.files import claim, held_locks
+from krakenlm.inference.tensorrt import available
+from krakenlm.models import ARCHITECTURES
 from krakenlm.tracking import folders
 
 # Snakemake learns its executor only after it has read this file. A local one always has a number of cores; a cluster's
@@ -69,6 +71,7 @@ def before_first_job():
     estimate = plan.estimate(CONFIG, jobs)
     announce(plan.describe(estimate))
     if workflow.local_exec:
+        plan.refuse_missing_tensorrt_llm(jobs, MISSING)
         plan.refuse_missing_devices(CONFIG, jobs, GPUS)
         for line in plan.missing_links(CONFIG, jobs):
             announce(line)
@@ -83,6 +86,22 @@ def tasks(model):
         workflow.remote_exec and "SLURM_JOB_ID" in os.environ
     )
     return settings.devices(CONFIG, model) if on_slurm else 1
+
+
+def find_engine():
+    """(engine, what TensorRT-LLM lacks here). `auto` is resolved like the scale; on a cluster, whose nodes are not known
+    here, it is the PyTorch engine.
+    """
+    if ON_CLUSTER:
+        return ("torch" if CONFIG["engine"] == "auto" else CONFIG["engine"]), []
+    environments = bool(workflow.deployment_settings.deployment_method)
+    missing = available.missing(
+        CONFIG["device"], settings.most_ranks(CONFIG), environments
+    )
+    return (
+        settings.find_engine(CONFIG["engine"], missing, workflow.is_main_process),
+        missing,
+    )
 
 
 def timing_gpus(tp):
@@ -134,12 +153,17 @@ GPUS = settings.count_gpus() if CONFIG["device"] == "cuda" and not ON_CLUSTER el
 if workflow.is_main_process and not ON_CLUSTER and not plan.is_dry_run(sys.argv):
     # Set nowhere else: Snakemake silently cuts a job's request to it.
     workflow.global_resources["gpu"] = GPUS
+ENGINE, MISSING = find_engine()
+TENSORRT_ARCHITECTURES = [
+    name for name in CONFIG["latency"]["architectures"] if name in ARCHITECTURES
+]
 # One line for every rule's shell: empty here, `srun` or `mpirun -n K` from a cluster's profile.
 LAUNCHER = ""
 
 
 wildcard_constraints:
     seed=r"\d+",
+    size=r"[^/]+",
     tp=r"\d+",
     hash="|".join(
         sorted(
@@ -155,6 +179,8 @@ announce(
     f"scale {SCALE}, text {DATA}; others: "
     + ", ".join(f"--config scale={name}" for name in settings.SCALES if name != SCALE)
 )
+if CONFIG["engine"] == "auto":
+    announce(f"engine {ENGINE}{available.explain(MISSING)}")
 if workflow.is_main_process and plan.is_dry_run(sys.argv):
     announce(plan.describe(plan.estimate(CONFIG, plan.all_jobs(CONFIG))))
 

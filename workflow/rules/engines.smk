@@ -55,6 +55,9 @@ rule engines:
 rule engines_table:
     input:
         rules.engines.output,
+        [f"{ROOT}/tensorrt/{engine}.csv" for engine in ENGINES]
+        if ENGINE == "tensorrt_llm"
+        else [],
     output:
         report(
             "results/engines.csv",

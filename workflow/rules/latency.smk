@@ -35,7 +35,11 @@ rule ttft:
 rule ttft_table:
     input:
         expand(
-            f"results/{LATENCY}/{{size}}-tp{{tp}}.csv",
+            (
+                f"results/{LATENCY}/tensorrt/{{size}}-tp{{tp}}.csv"
+                if ENGINE == "tensorrt_llm"
+                else f"results/{LATENCY}/{{size}}-tp{{tp}}.csv"
+            ),
             size=CONFIG["latency"]["sizes"],
             tp=CONFIG["latency"]["tp"],
         ),

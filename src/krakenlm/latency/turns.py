@@ -16,17 +16,20 @@ def interleave(
     device: str,
     warmup: int,
     enough: Callable[[list[list[float]]], bool],
+    ready: list[Callable[[], object]] | None = None,
 ) -> list[list[float]]:
     """Milliseconds of each step's runs, the steps in turns, every run from a barrier on, until rank 0 has `enough`.
 
     A run takes as long as on the slowest rank. Each round starts one step further, so that no step always follows the
-    same other.
+    same other. `ready` has, for each step, what goes before each of its runs and is not timed.
     """
     milliseconds: list[list[float]] = [[] for _ in steps]
     run = 0
     while True:
         for turn in range(len(steps)):
             index = (run + turn) % len(steps)
+            if ready is not None:
+                ready[index]()
             wait_for_ranks(comm, device)
             start = time.perf_counter()
             steps[index]()

@@ -19,7 +19,7 @@ def standin(monkeypatch):
     monkeypatch.syspath_prepend(STANDIN)
     yield importlib.import_module("tensorrt_llm")
     for name in list(sys.modules):
-        if name.partition(".")[0] == "tensorrt_llm" or name == "krakenlm.inference.tensorrt.definitions":
+        if name.partition(".")[0] in ("tensorrt_llm", "mpi4py") or name == "krakenlm.inference.tensorrt.definitions":
             del sys.modules[name]
     vars(tensorrt).pop("definitions", None)  # which has the names of the stand-in that is gone
 

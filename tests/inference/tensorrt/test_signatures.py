@@ -14,7 +14,7 @@ from krakenlm.inference.shards import HEAD_SIZES
 
 RECORD = json.loads((Path(__file__).parent / "signatures.json").read_text())
 SOURCE = Path(krakenlm.__file__).parent
-OURS = sorted((SOURCE / "inference" / "tensorrt").glob("*.py"))
+OURS = [*(SOURCE / "inference" / "tensorrt").glob("*.py"), SOURCE / "latency" / "tensorrt.py"]
 
 
 def find(name):

@@ -20,6 +20,7 @@ from krakenlm.files import hold, read_json, writing_folder
 from krakenlm.inference.shards import load_rank
 from krakenlm.inference.tensorrt.available import refuse_without_tensorrt_llm
 from krakenlm.inference.tensorrt.layout import rank_tensors, refuse_unbuildable
+from krakenlm.machine import count_gpus, leased_gpus
 
 if TYPE_CHECKING:
     from tensorrt_llm.models.modeling_utils import PretrainedModel
@@ -66,8 +67,10 @@ def load_model(shards: Path, rank: int, dtype: str) -> "PretrainedModel":
     described = read_json(shards / "config.json")
     tp = described["mapping"]["tp_size"]
     model = empty_model(described, rank, dtype)
-    own, first = (load_rank(shards, each, tp, "cpu", getattr(torch, dtype)) for each in (rank, 0))
-    model.load(rank_tensors(own, first.state_dict(), rank, tp))
+    own = load_rank(shards, rank, tp, "cpu", getattr(torch, dtype))
+    first = load_rank(shards, 0, tp, "cpu", getattr(torch, dtype)) if rank and own.config.bias else own
+    tensors = rank_tensors(own, first.state_dict(), rank, tp)
+    model.load({name: tensor.contiguous() for name, tensor in tensors.items()})
     return model
 
 
@@ -149,7 +152,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--new", type=int, default=64, help="most new tokens")
     options = parser.parse_args(arguments)
     refuse_without_tensorrt_llm()
-    with hold(options.out, "build"):
+    with hold(options.out, "build"), leased_gpus(min(1, count_gpus()), "build"):
         limits = Limits(options.batch, options.prompt, options.new)
         build_engines(options.shards, options.out, options.dtype, limits)
 

@@ -6,12 +6,7 @@ built. Collectives are those of the thread that calls (`functional.on_rank`).
 """
 
 from .builder import BuildConfig, build
-from .functional import current_rank
 from .mapping import Mapping
 
 __version__ = "0.12.0"
-__all__ = ["BuildConfig", "Mapping", "build", "mpi_rank"]
-
-
-def mpi_rank():
-    return current_rank().comm.rank
+__all__ = ["BuildConfig", "Mapping", "build"]

@@ -21,6 +21,8 @@ class SamplingConfig:
 
 
 class GenerationSession:
+    device = torch.device("cpu")
+
     def __init__(self, model, limits):
         self.model, self.limits = model, limits
 
@@ -67,13 +69,17 @@ class GenerationSession:
 
     def decode_batch(self, input_ids, sampling_config, streaming=False, **kwargs):
         assert not any(self.seen), "a decode without a setup before it"
+        assert streaming
         assert all(row.dtype == torch.int32 and row.dim() == 1 for row in input_ids)
-        rows, inputs = list(input_ids), list(input_ids)
+        return self.decode_stream(list(input_ids))
+
+    def decode_stream(self, rows):
+        inputs = rows
         for _ in range(self.max_new_tokens):
             chosen = self.step(inputs)[:, : self.model.config.vocab_size].argmax(-1).int()
             inputs = [token[None] for token in chosen]
             rows = [torch.cat([row, token]) for row, token in zip(rows, inputs, strict=True)]
-        return torch.stack(rows)[:, None]
+            yield torch.stack(rows)[:, None]
 
 
 class ModelRunner:
