@@ -27,6 +27,7 @@ rule all:
     input:
         "results/perplexity.csv",
         "results/superglue.csv",
+        "results/comparisons.csv",
         "results/engines.csv",
         "results/ttft.csv",
         "results/ttft_simulated.csv",

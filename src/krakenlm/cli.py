@@ -345,6 +345,21 @@ def superglue(
         run.table("superglue", rows)
 
 
+@app.command()
+def compare(
+    perplexity: Annotated[Path, typer.Option(help="Losses of documents, parquet.")],
+    superglue: Annotated[Path, typer.Option(help="Predictions of examples, parquet.")],
+    out: Out,
+    loss_margin: Annotated[float, typer.Option(help="Nats a token that do not matter.")] = 0.02,
+    score_margin: Annotated[float, typer.Option(help="Of scores from 0 to 1, what does not matter.")] = 0.02,
+) -> None:
+    """Compare every two models on the same documents and examples, over all seeds that both have."""
+    with locked("compare", out, timing=False):
+        from krakenlm.evaluation.comparison import compare as stage
+
+        stage(perplexity, superglue, out, loss_margin, score_margin)
+
+
 @app.command(
     "lm-eval",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},

@@ -163,3 +163,22 @@ rule superglue_table:
     shell:
         "({params.launcher} krakenlm collect {input.tables:q} --out {output.table:q} &&"
         " {params.launcher} krakenlm collect {input.predictions:q} --out {output.predictions:q}) > {log:q} 2>&1"
+
+
+rule comparisons:
+    input:
+        perplexity=rules.perplexity_table.output.documents,
+        superglue=rules.superglue_table.output.predictions,
+    output:
+        "results/comparisons.csv",
+    log:
+        f"{ROOT}/logs/comparisons.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+    message:
+        "results/comparisons.csv"
+    shell:
+        "{params.launcher} krakenlm compare --perplexity {input.perplexity:q} --superglue {input.superglue:q}"
+        " --out {output:q} > {log:q} 2>&1"

@@ -37,7 +37,8 @@ def bootstrap_interval(value_U: np.ndarray, size_U: np.ndarray) -> tuple[float |
 class Difference:
     """A mean difference of two models' scores, with what is known of its error.
 
-    standard_error and degrees (of freedom) are None where a single unit leaves them unknown.
+    standard_error and degrees (of freedom) are None where they are unknown: of a single unit, or of units that do not
+    vary at all.
     """
 
     mean: float
@@ -66,8 +67,6 @@ class Difference:
     def _tail(self, distance: float, both: bool) -> float | None:
         if self.standard_error is None:
             return None
-        if self.standard_error == 0:
-            return float(distance <= 0)
         return (1 + both) * float(stats.t.sf(distance / self.standard_error, self.degrees))
 
 
@@ -95,6 +94,7 @@ def paired_difference(first_SU: np.ndarray, second_SU: np.ndarray, size_U: np.nd
         degrees.append(seeds - 1)
     variance = sum(variances)
     if variance == 0:
-        return Difference(mean, 0.0, float(units - 1), seeds, units)
+        # Answers that never differ, perhaps of few examples, say nothing of how often others would.
+        return Difference(mean, None, None, seeds, units)
     freedom = variance**2 / sum(part**2 / each for part, each in zip(variances, degrees, strict=True))
     return Difference(mean, math.sqrt(variance), freedom, seeds, units)

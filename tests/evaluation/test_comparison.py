@@ -1,0 +1,71 @@
+import numpy as np
+import pandas
+import pytest
+
+from krakenlm.errors import InputError
+from krakenlm.evaluation.comparison import compare, p_mcnemar
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Losses of three models, two of them nearly equal, over 2 seeds and 200 documents; right answers of one seed."""
+    draws = np.random.default_rng(0)
+    base = draws.normal(4, 1, size=200)
+    losses = [
+        {"model": model, "protocol": "whole", "data": "text", "document": document, "seed": seed,
+         "tokens": 10 + document % 7,
+         "nats": (10 + document % 7) * (base[document] + shift + draws.normal(0, 0.02))}
+        for model, shift in (("a", 0.0), ("b", 0.3), ("c", 0.001))
+        for seed in (0, 1)
+        for document in range(200)
+    ]  # fmt: skip
+    answers = [
+        {"model": model, "task": "boolq", "metric": "acc", "data": "tasks", "example": example, "seed": 0,
+         "value": float((example + shift) % 10 < 6)}
+        for model, shift in (("a", 0), ("b", 1))
+        for example in range(100)
+    ]  # fmt: skip
+    pandas.DataFrame(losses).to_parquet(tmp_path / "perplexity.parquet")
+    pandas.DataFrame(answers).to_parquet(tmp_path / "superglue.parquet")
+    return tmp_path
+
+
+def rows_of(tables, **margins):
+    rows = compare(tables / "perplexity.parquet", tables / "superglue.parquet", tables / "out.csv", **margins)
+    return {(row["model"], row["against"], row["measure"].split(",")[0]): row for row in rows}
+
+
+def test_a_difference_an_equivalence_and_neither_are_told_apart(tables):
+    rows = rows_of(tables)
+    far, near, scored = rows["b", "a", "loss"], rows["c", "a", "loss"], rows["b", "a", "boolq"]
+    assert (far["verdict"], near["verdict"]) == ("different", "equivalent")
+    assert far["ci_low"] < 0.3 < far["ci_high"]
+    assert scored["verdict"] == "no difference at this sample size"
+    assert scored["p_mcnemar"] == 1.0
+    assert (far["p_mcnemar"], far["seeds"], far["n"]) == (None, 2, 200)
+    assert rows_of(tables, loss_margin=1e-5)["c", "a", "loss"]["verdict"] != "equivalent"
+
+
+def test_equal_answers_to_all_of_a_few_examples_are_not_called_equivalent(tables):
+    answers = pandas.read_parquet(tables / "superglue.parquet")
+    answers.assign(value=1.0)[answers["example"] < 6].to_parquet(tables / "superglue.parquet")
+    row = rows_of(tables)["b", "a", "boolq"]
+    assert (row["difference"], row["p_equivalence"]) == (0, None)
+    assert row["verdict"] == "no difference at this sample size"
+
+
+def test_mcnemar_looks_at_the_examples_that_one_model_alone_has_right():
+    first, second = np.array([1, 1, 1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 0, 0, 0])
+    assert p_mcnemar(first, second) == pytest.approx(2 / 2**6)
+    assert p_mcnemar(first, first) == 1
+
+
+def test_missing_tables_columns_and_margins_are_named(tables):
+    with pytest.raises(InputError, match="loss_margin: expected a number above 0, found 0"):
+        rows_of(tables, loss_margin=0)
+    pandas.DataFrame({"model": ["a"]}).to_parquet(tables / "superglue.parquet")
+    with pytest.raises(InputError, match=r"superglue\.parquet: expected the columns .* found no task"):
+        rows_of(tables)
+    (tables / "perplexity.parquet").unlink()
+    with pytest.raises(InputError, match=r"perplexity\.parquet: expected a parquet table"):
+        rows_of(tables)
