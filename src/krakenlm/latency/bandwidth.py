@@ -30,10 +30,9 @@ def settle(link: str, comm: Collectives, device: str) -> float | None:
 
 
 def measure_link(comm: Collectives, device: str) -> float | None:
-    """Gbit/s per rank and direction that AllReduces get: bytes moved, 2 (n - 1) / n of a message, over time.
+    """Gbit/s per rank and direction that AllReduces get: bytes moved, 2 (n - 1) / n of a message, over median time.
 
-    The slope over sizes, so that what a collective costs before its first byte does not count. The same on every rank;
-    None where there is one alone.
+    Of the size that gets most. The same on every rank; None where there is one alone.
     """
     if comm.world == 1:
         return None
@@ -41,8 +40,7 @@ def measure_link(comm: Collectives, device: str) -> float | None:
     steps = [lambda message=message: wait_for_sum(message, comm, device) for message in messages]
     taken = interleave(steps, comm, device, 1, lambda taken: len(taken[0]) >= MEASURED_ROUNDS)
     moved = [2 * (comm.world - 1) / comm.world * 8 * size for size in MEASURED_BYTES]
-    seconds_per_bit, _ = np.polyfit(moved, [1e-3 * np.median(each) for each in taken], 1)
-    return 1e-9 / seconds_per_bit
+    return max(1e-6 * bits / float(np.median(each)) for bits, each in zip(moved, taken, strict=True))
 
 
 def wait_for_sum(message: torch.Tensor, comm: Collectives, device: str) -> None:
