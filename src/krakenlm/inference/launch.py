@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from krakenlm.errors import InputError, RankError
+from krakenlm.files import write_text
 from krakenlm.machine import keep_freed_memory
 
 PR_SET_PDEATHSIG = 1
 TRACEBACK_LINES = 25
 POLL_SECONDS = 0.02
+# So long the other ranks have to end by themselves once one has ended badly.
+GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,10 @@ def lines(values: io.RawIOBase, ranks: list[subprocess.Popen]) -> Iterator[Any]:
             *complete, unfinished = (unfinished + block).split(b"\n")
             yield from map(json.loads, complete)
         if any(statuses):
-            time.sleep(0.2)  # its peers notice a broken connection; the first cause is the one to show
+            # Its peers notice a broken connection, or it was one that did: the first cause has to have ended, too.
+            deadline = time.monotonic() + GRACE_SECONDS
+            while None in [process.poll() for process in ranks] and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
             return
         if not is_open and all(status == 0 for status in statuses):
             return
@@ -120,12 +126,18 @@ def explain_failure(ranks: list[subprocess.Popen], folder: Path) -> None:
         raise InputError(mistakes[0].read_text())
     failed = [rank for rank, status in enumerate(statuses) if status]
     if failed:
-        # A signal is a cause, an exception may be its consequence in a peer.
-        rank = min(failed, key=lambda rank: (statuses[rank] > 0, rank))
+        # A signal is a cause, an exception may be its consequence in a peer, or that of an earlier one elsewhere.
+        rank = min(failed, key=lambda rank: (statuses[rank] > 0, moment_of_exception(folder, rank), rank))
         status = statuses[rank]
         how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         log = (folder / f"rank{rank}.log").read_text(errors="replace").splitlines()[-TRACEBACK_LINES:]
         raise RankError(f"rank {rank} of {len(ranks)} ended {how}; the others were ended\n" + "\n".join(log))
+
+
+def moment_of_exception(folder: Path, rank: int) -> int:
+    """When a rank raised, in nanoseconds of the machine's monotonic clock; 0 where it ended without."""
+    moment = folder / f"raised{rank}"
+    return int(moment.read_text()) if moment.exists() else 0
 
 
 def die_with(parent: int) -> None:
@@ -156,6 +168,9 @@ def rank_main(folder: Path, rank: int, values: IO[str] | None) -> None:
                     print(json.dumps(value), file=values, flush=True)
     except InputError as error:
         (folder / f"mistake{rank}").write_text(str(error))
+        raise
+    except Exception:
+        write_text(folder / f"raised{rank}", str(time.monotonic_ns()))
         raise
     if values is not None:
         values.close()
