@@ -46,7 +46,7 @@ rule tokenizer:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
-        corpus=f"{ROOT}/corpus",
+        corpus=lambda wildcards: f"{ROOT}/corpus",
         source=(
             f"--pretrained {shlex.quote(TEXT['tokenizer'])}"
             if "tokenizer" in TEXT
@@ -79,9 +79,9 @@ rule shard_tokens:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
-        corpus=f"{ROOT}/corpus",
+        corpus=lambda wildcards: f"{ROOT}/corpus",
         number=lambda wildcards: int(wildcards.shard),
-        out=f"{ROOT}/tokens",
+        out=lambda wildcards: f"{ROOT}/tokens",
     message:
         "Tokens: shard {wildcards.shard}"
     shell:
@@ -113,7 +113,7 @@ rule tokens:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
-        corpus=f"{ROOT}/corpus",
+        corpus=lambda wildcards: f"{ROOT}/corpus",
         out=subpath(output.manifest, parent=True),
     message:
         "Tokens: both splits as token ids, counted and checksummed"
