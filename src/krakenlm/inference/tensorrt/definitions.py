@@ -138,6 +138,7 @@ class Decoder(Module):
         return (x_RD, tuple(presents)) if use_cache else x_RD
 
     def run(self, x_RD: Tensor, contexts: Sequence[dict]) -> tuple[Tensor, list]:
+        """The stream behind the last layer and every layer's new keys and values; each architecture wires its own."""
         raise NotImplementedError
 
 
