@@ -1,0 +1,95 @@
+"""Models become scores: perplexity, SuperGLUE, the n-grams beside them, and what differs between models."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from krakenlm.cli.stage import Out, Scale, Seed, Threads, folder_under_results, locked, writing_stage
+from krakenlm.machine import count_gpus
+
+commands = typer.Typer()
+
+
+def score(stage: str, model: Path, on: Path | None, out: Path, name: str, seed: int, **settings: object) -> None:
+    """Have `evaluate` of krakenlm.evaluation.<stage> score a model, and show its rows."""
+    with writing_stage(stage, out, {}, name=f"{name} seed {seed}", gpus=min(1, count_gpus())) as run:
+        evaluate = importlib.import_module(f"krakenlm.evaluation.{stage}").evaluate
+        rows = evaluate(model, on, out, name=name, seed=seed, run=folder_under_results(model), **settings)
+        run.table(stage, rows)
+
+
+@commands.command()
+def perplexity(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    tokens: Annotated[Path, typer.Option(help="Tokens folder.")],
+    out: Out,
+    name: Annotated[str, typer.Option(help="Name in the table.")],
+    seed: Seed = 0,
+    scale: Scale = "",
+    threads: Threads = 1,
+) -> None:
+    """Score a model on the whole validation set."""
+    score("perplexity", model, tokens, out, name=name, seed=seed, scale=scale, threads=threads)
+
+
+@commands.command()
+def ngrams(
+    tokens: Annotated[Path, typer.Option(help="Tokens folder.")],
+    tokenizer: Annotated[Path, typer.Option(help="tokenizer.json that made them.")],
+    out: Out,
+    scale: Scale = "",
+) -> None:
+    """Score a unigram, a bigram and a Kneser-Ney 5-gram on the same validation set."""
+    with writing_stage("ngrams", out, {}) as run:
+        from krakenlm.evaluation.ngrams import evaluate
+
+        run.table("perplexity", evaluate(tokens, tokenizer, out, scale=scale, run=folder_under_results(out.parent)))
+
+
+@commands.command()
+def superglue(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    out: Out,
+    name: Annotated[str, typer.Option(help="Name in the table.")],
+    tasks: Annotated[Path | None, typer.Option(help="Folder of local tasks; without it, the hub's.")] = None,
+    seed: Seed = 0,
+    scale: Scale = "",
+    threads: Threads = 1,
+) -> None:
+    """Score a model on the eight SuperGLUE tasks through lm-eval."""
+    score("superglue", model, tasks, out, name=name, seed=seed, scale=scale, threads=threads)
+
+
+@commands.command()
+def compare(
+    perplexity: Annotated[Path, typer.Option(help="Losses of documents, parquet.")],
+    superglue: Annotated[Path, typer.Option(help="Predictions of examples, parquet.")],
+    out: Out,
+    loss_margin: Annotated[float, typer.Option(help="Nats a token that do not matter.")] = 0.02,
+    score_margin: Annotated[float, typer.Option(help="Of scores from 0 to 1, what does not matter.")] = 0.02,
+) -> None:
+    """Compare every two models on the same documents and examples, over all seeds that both have."""
+    with locked("compare", out, timing=False):
+        from krakenlm.evaluation.comparison import compare as stage
+
+        stage(perplexity, superglue, out, loss_margin, score_margin)
+
+
+@commands.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-eval's own command line, with this project's models: --model_args path=FOLDER --tasks TASK,..."""
+    from lm_eval.__main__ import cli_evaluate
+
+    import krakenlm.evaluation  # noqa: F401 - registers the model
+
+    words = list(context.args)
+    if any(word.startswith("--model_args") for word in words) and "--model" not in words:
+        words += ["--model", "krakenlm"]
+    sys.argv = ["lm-eval", *words]
+    cli_evaluate()

@@ -1,0 +1,164 @@
+"""Engines become latencies, measured and simulated; machines become descriptions for the simulator."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from krakenlm.cli.stage import (
+    Out,
+    Scale,
+    Threads,
+    check_keys,
+    folder_under_results,
+    parse_json,
+    shape_of,
+    writing_stage,
+)
+from krakenlm.files import hold
+from krakenlm.machine import count_gpus
+
+commands = typer.Typer()
+machines = typer.Typer(help="Describe machines for the simulator (config/hardware).", no_args_is_help=True)
+measured_elsewhere = typer.Typer(help="From kernels that others have measured.", no_args_is_help=True)
+machines.add_typer(measured_elsewhere, name="import")
+
+
+def with_settings(
+    measure: Callable, settings: dict, out: Path, scale: str, made_in: Path, **given: object
+) -> list[dict]:
+    """The rows of `measure`, whose other parameters are exactly the keys of --settings.
+
+    Raises:
+        InputError: a key is missing, or there is no such parameter.
+    """
+    given |= {"out_csv": out, "scale": scale, "run": folder_under_results(made_in)}
+    check_keys("settings", settings, measure, set(given))
+    return measure(**given, **settings)
+
+
+@commands.command()
+def engines(
+    engines: Annotated[list[str], typer.Argument(help="<model>/<seed folder>/tp<k>, below --root.")],
+    root: Annotated[Path, typer.Option(help="Corpus folder, with models/ and engines/.")],
+    tokens: Annotated[Path, typer.Option(help="Tokens folder, for prompts.")],
+    settings: Annotated[str, typer.Option(help="Keys of `engines` as JSON.")],
+    out: Out,
+    scale: Scale = "",
+) -> None:
+    """Generate from sharded engines what their whole models generate, and time them."""
+    options = parse_json("settings", settings)
+    entries = []
+    for engine in engines:
+        folder = Path(engine)
+        entries.append((folder.parts[0], root / "models" / folder.parent, root / "engines" / folder))
+    folders = [folder for entry in entries for folder in entry[1:]]
+    with writing_stage("engines", out, options, timing=True, gpus=count_gpus(), reads=folders) as run:
+        from krakenlm.latency.engines import measure_engines
+
+        rows = with_settings(measure_engines, options, out, scale, root, entries=entries, tokens_dir=tokens)
+        run.table("engines", rows)
+
+
+@commands.command()
+def ttft(
+    size: Annotated[str, typer.Argument(help="Name of the shape, for the table.")],
+    shape: Annotated[str, typer.Option(help="n_layer, width and n_head as JSON.")],
+    tp: Annotated[int, typer.Option(help="Number of ranks.")],
+    settings: Annotated[str, typer.Option(help="The other keys of `latency` as JSON.")],
+    out: Out,
+    scale: Scale = "",
+) -> None:
+    """Time the first token of every architecture of one size, interleaved, alone on the machine."""
+    options = parse_json("settings", settings) | parse_json("shape", shape)
+    parameters, name = {"size": size, "tp": tp, **options}, f"{size} tp {tp}"
+    with writing_stage("ttft", out, parameters, name, timing=True, gpus=count_gpus()) as run:
+        from krakenlm.latency.ttft import measure_ttft
+
+        rows = with_settings(measure_ttft, options, out, scale, out.parent, size=size, tp=tp)
+        run.table("ttft", rows)
+        run.bars("ttft_ms_median", rows, ("architecture", "context"), "ttft_ms_median")
+
+
+@commands.command()
+def simulate(
+    settings: Annotated[str, typer.Option(help="Keys of `simulation` as JSON.")],
+    layers: Annotated[Path, typer.Option(help="What this writes of one layer of each model, for the report.")],
+    out: Out,
+    scale: Scale = "",
+) -> None:
+    """Predict the time to first token on hardware that is described in config/hardware."""
+    options = parse_json("settings", settings)
+    with writing_stage("simulate", out, options) as run:
+        from krakenlm.latency.sweep import simulate_grid
+
+        rows = with_settings(simulate_grid, options, out, scale, out.parent, layers_csv=layers)
+        run.table("ttft_simulated", rows)
+
+
+@commands.command()
+def timeline(
+    size: Annotated[str, typer.Option(help="1.3b, 6.7b, 13b, 65b, 175b, or n_layer, width, n_head as JSON.")],
+    hardware: Annotated[str, typer.Option(help="Name in config/hardware, or a file.")],
+    architecture: Annotated[str, typer.Option(help="standard, standard-chunked, parallel, ladder, kraken")],
+    tp: Annotated[int, typer.Option(help="Number of ranks.", min=1)],
+    out: Out,
+    context: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 2048,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    decode: Annotated[bool, typer.Option(help="One token behind the context, not the prompt.")] = False,
+    degree: Annotated[int | None, typer.Option(help="Kraken's splits; the larger of tp and 2 if none.", min=1)] = None,
+    vocab_size: Annotated[int, typer.Option(min=1)] = 50304,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32")] = "float16",
+) -> None:
+    """Write a simulated forward for chrome://tracing or ui.perfetto.dev, and print where its time goes."""
+    from krakenlm.latency.sweep import write_timeline
+
+    parts = write_timeline(
+        out,
+        hardware=hardware,
+        architecture=architecture,
+        shape=shape_of("size", size),
+        tp=tp,
+        context=context,
+        batch=batch,
+        decode=decode,
+        vocab_size=vocab_size,
+        degree=degree,
+        dtype=dtype,
+    )
+    for part, milliseconds in parts.items():
+        print(f"{part:20} {milliseconds:10.3f} ms")
+
+
+@machines.command("calibrate")
+def calibrate_hardware(
+    out: Annotated[Path, typer.Option(help="Description to write.")] = Path("config/hardware/this-machine.yaml"),
+    ranks: Annotated[int, typer.Option(help="Ranks that run together.", min=1)] = 1,
+    threads: Threads = 1,
+    link: Annotated[str, typer.Option(help="Between CPU ranks: loopback, or a rate such as 1gbit.")] = "loopback",
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32")] = "float32",
+) -> None:
+    """Measure this machine, CPU or GPUs, alone on it, and describe it."""
+    parameters = {"ranks": ranks, "threads": threads, "link": link, "dtype": dtype}
+    with writing_stage("calibrate", out, parameters, timing=True, gpus=count_gpus()):
+        from krakenlm.latency.calibrate import calibrate
+
+        calibrate(out, **parameters)
+
+
+@measured_elsewhere.command("aiconfigurator")
+def import_aiconfigurator(
+    clone: Annotated[Path, typer.Argument(help="Folder of a clone of ai-dynamo/aiconfigurator, after git lfs pull.")],
+    system: Annotated[str, typer.Option(help="A name below its systems/, such as h100_sxm.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Description to write; config/hardware/<system>.yaml if none.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Of TensorRT-LLM's kernels; the newest if none.")] = None,
+) -> None:
+    """Describe a system whose kernels NVIDIA has measured."""
+    from krakenlm.latency.aiconfigurator import write_system
+
+    out = out or Path(f"config/hardware/{system}.yaml")
+    with hold(out, "hardware"):
+        write_system(clone, system, out, version)

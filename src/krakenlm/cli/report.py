@@ -1,0 +1,52 @@
+"""Result files become tables and a page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from krakenlm.cli.stage import Out, parse_json, writing_stage
+
+commands = typer.Typer()
+
+
+@commands.command()
+def collect(parts: Annotated[list[Path], typer.Argument(help="Tables of equal columns.")], out: Out) -> None:
+    """Put the parts of a table together."""
+    with writing_stage("collect", out, {}, name=out.stem):
+        from krakenlm.report.tables import collect as stage
+
+        stage(parts, out)
+
+
+@commands.command()
+def report(
+    metrics: Annotated[list[Path], typer.Argument(help="metrics.json of every model.")],
+    perplexity: Annotated[Path, typer.Option()],
+    superglue: Annotated[Path, typer.Option()],
+    engines: Annotated[Path, typer.Option()],
+    ttft: Annotated[Path, typer.Option()],
+    corpus: Annotated[Path, typer.Option(help="corpus.json")],
+    manifest: Annotated[Path, typer.Option(help="manifest.json")],
+    config: Annotated[str, typer.Option(help="The whole configuration as JSON.")],
+    run: Annotated[str, typer.Option(help="Where the record of this run goes, below results/.")],
+    out: Out,
+) -> None:
+    """Write one self-contained page from result files."""
+    with writing_stage("report", out, {}, kind="report") as wandb_run:
+        from krakenlm.report.build import build
+        from krakenlm.report.environment import record
+
+        run_json = out.parent / run
+        wandb_run.summary(record(run_json, parse_json("config", config), metrics))
+        build(
+            perplexity_csv=perplexity,
+            superglue_csv=superglue,
+            ttft_csv=ttft,
+            engines_csv=engines,
+            metrics=metrics,
+            corpus_json=corpus,
+            manifest_json=manifest,
+            run_json=run_json,
+            out_html=out,
+        )

@@ -1,0 +1,166 @@
+"""What the stages' commands share: their options, their locks and W&B runs, and settings given as JSON."""
+
+import contextlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from krakenlm import plan
+from krakenlm.errors import InputError
+from krakenlm.files import hold
+from krakenlm.machine import leased_gpus
+
+Out = Annotated[Path, typer.Option(help="What this stage writes.")]
+Scale = Annotated[str, typer.Option(help="Scale, for the column of that name.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
+
+
+@contextlib.contextmanager
+def writing_stage(
+    stage: str,
+    out: Path,
+    parameters: dict,
+    name: str = "",
+    timing: bool = False,
+    gpus: int = 0,
+    reads: Sequence[Path] = (),
+    kind: str = "result",
+) -> Iterator:
+    """Hold the output's lock and the machine's timing lock, and open the stage's W&B run.
+
+    The run's config is the command line, `parameters` over it; `out` is its artifact, of this kind; the artifacts that
+    it read are those of `reads` and of every path on the command line.
+    Modules of the stage are imported inside, so that even their import disturbs no timing job. A timing stage gets its
+    run afterwards: W&B's own process would run beside what is measured. Only the first process of a training that
+    runs in several takes locks; the others end with it.
+    """
+    from krakenlm.inference.launch import die_with
+    from krakenlm.tracking.run import Run, is_first_process
+
+    if not is_first_process():
+        die_with(os.getppid())
+        yield Run()
+        return
+    shown = Shown()
+    with locked(stage, out, timing), leased_gpus(gpus, stage):
+        if timing:
+            yield shown
+        else:
+            with tracked(stage, name, parameters, out, reads) as run:
+                yield run
+                run.wrote(out, kind)
+    if timing:
+        with tracked(stage, name, parameters, out, reads) as run:
+            shown.on(run)
+            run.wrote(out, kind)
+
+
+@contextlib.contextmanager
+def locked(stage: str, out: Path, timing: bool) -> Iterator[None]:
+    """Be the only writer of `out`, and alone on the machine if this is a timing stage."""
+    from krakenlm.latency.exclusive import TIMING_LOCK, alone, beside_others
+
+    with hold(out, stage):
+        plan.leave_to_successor(stage)
+        with (alone if timing else beside_others)(TIMING_LOCK, stage):
+            yield
+
+
+class Shown:
+    """What a stage shows, kept until there is a W&B run to show it on."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple]] = []
+
+    def table(self, *arguments: object) -> None:
+        self.calls.append(("table", arguments))
+
+    def bars(self, *arguments: object) -> None:
+        self.calls.append(("bars", arguments))
+
+    def on(self, run: object) -> None:
+        for method, arguments in self.calls:
+            getattr(run, method)(*arguments)
+
+
+@contextlib.contextmanager
+def tracked(stage: str, name: str, parameters: dict, out: Path, reads: Sequence[Path]) -> Iterator:
+    from krakenlm.tracking.run import start_run
+
+    given, paths = command_line()
+    with start_run(
+        stage,
+        name=f"{stage} {name}".strip(),
+        group=os.environ.get("WANDB_RUN_GROUP", "by hand"),
+        parameters=given | parameters,
+        directory=os.environ.get("WANDB_DIR", "results"),
+    ) as run:
+        for path in [*reads, *paths]:
+            if path != out:
+                run.read(path)
+        yield run
+
+
+def command_line() -> tuple[dict, list[Path]]:
+    """Every option and argument of the command that runs, JSON as what it holds, and all the paths among them."""
+    context = click.get_current_context(silent=True)
+    given = {key: value for key, value in (context.params if context else {}).items() if value is not None}
+    values = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]
+    return {key: decoded(value) for key, value in given.items()}, [item for item in values if isinstance(item, Path)]
+
+
+def decoded(value: object) -> object:
+    if isinstance(value, str) and value.startswith("{"):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
+
+
+def parse_json(option: str, text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--{option}: expected JSON, found {text!r} ({error}); correct it") from None
+    if not isinstance(value, dict):
+        raise InputError(f"--{option}: expected a JSON object, found {text!r}; correct it")
+    return value
+
+
+def check_keys(option: str, values: dict, function: Callable, given: set[str]) -> None:
+    """Refuse settings that lack a key of `function`, or have one that it does not know.
+
+    Raises:
+        InputError: naming the key.
+    """
+    wanted = set(inspect.signature(function).parameters) - given
+    for key in sorted(wanted ^ set(values)):
+        expected, found = ("a value", "none") if key in wanted else ("no such key", repr(values[key]))
+        raise InputError(f"--{option}: {key}: expected {expected}, found {found}; see config/README.md")
+
+
+def folder_under_results(path: Path) -> str:
+    """The `run` column: the folder, below results/<scale>/, that a row was made in."""
+    below = path.resolve().as_posix().rpartition("/results/")[2]
+    return below.partition("/")[2] if "/results/" in path.resolve().as_posix() else path.resolve().name
+
+
+def shape_of(option: str, size: str) -> dict:
+    """n_layer, width and n_head of a standard model, by its name or as JSON."""
+    from krakenlm.models.sizing import SHAPES
+
+    if size not in SHAPES and not size.startswith("{"):
+        raise InputError(f"--{option}: expected one of {', '.join(SHAPES)}, or JSON, found {size!r}; choose one")
+    shape = SHAPES.get(size) or parse_json(option, size)
+    for key in ("n_layer", "width", "n_head"):
+        if type(shape.get(key)) is not int or shape[key] < 1:
+            raise InputError(
+                f"--{option}: {key}: expected a whole number of at least 1, found {shape.get(key)}; set it"
+            )
+    return shape

@@ -1,0 +1,20 @@
+"""What Weights & Biases gets later."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+commands = typer.Typer()
+
+
+@commands.command()
+def upload(
+    results: Annotated[Path, typer.Argument(help="Folder of results, of one scale or all.")] = Path("results"),
+    minutes: Annotated[float, typer.Option(help="Break off after this long.", min=0.1)] = 60,
+) -> None:
+    """Send to Weights & Biases what was kept offline; what went wrong can be sent again."""
+    from krakenlm.tracking.upload import upload as send
+
+    for line in send(results, minutes) or [f"{results}: nothing to send"]:
+        print(line)

@@ -1,0 +1,35 @@
+"""Tokens become a trained model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from krakenlm.cli.stage import Out, Seed, parse_json, writing_stage
+
+commands = typer.Typer()
+
+
+@commands.command()
+def train(
+    tokens: Annotated[Path, typer.Option(help="Tokens folder.")],
+    tokenizer: Annotated[Path, typer.Option(help="tokenizer.json, kept beside the weights.")],
+    model: Annotated[str, typer.Option(help="Model configuration as JSON.")],
+    recipe: Annotated[str, typer.Option(help="Training recipe as JSON.")],
+    seed: Seed,
+    out: Out,
+    watch: Annotated[
+        str, typer.Option(envvar="KRAKENLM_WATCH", help="How the run is logged, checked and saved, as JSON.")
+    ] = "{}",
+    identity: Annotated[str, typer.Option(help="Hash of all that determines the weights.")] = "",
+    name: Annotated[str, typer.Option(help="What to call the model.")] = "",
+) -> None:
+    """Train a model, or go on from its last intact checkpoint."""
+    fields, settings = parse_json("model", model), parse_json("recipe", recipe) | parse_json("watch", watch)
+    parameters = {"model": fields, "recipe": settings, "seed": seed, "identity": identity}
+    with writing_stage(
+        "train", out, parameters, name=f"{name} seed {seed}", gpus=settings.get("gpus", 0), kind="model"
+    ) as run:
+        from krakenlm.training.run import train as stage
+
+        stage(tokens, tokenizer, fields, settings, seed, out, logger=run.lightning_logger(), identity=identity)
