@@ -68,8 +68,11 @@ def finished(slurm, checkouts):
     checkout = checkouts("slurm")
     two_nodes = [f"{key}={json.dumps(value)}" for key, value in TWO_NODES.items()]
     run = checkout.start("--workflow-profile", "profiles/slurm", *SMALL_NODES, "--config", *two_nodes, **slurm)
-    checkout.terminated = terminate_training(run, checkout.folder)
-    run.wait()
+    try:
+        checkout.terminated = terminate_training(run, checkout.folder)
+        run.wait()
+    finally:
+        run.kill()  # where the test is broken off; its jobs end with the daemons
     assert run.returncode == 0, (checkout.folder / "snakemake.log").read_text()[-5000:]
     return checkout
 

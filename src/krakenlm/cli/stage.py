@@ -42,11 +42,12 @@ def writing_stage(
     runs in several takes locks; the others end with it.
     """
     from krakenlm.inference.launch import die_with
-    from krakenlm.tracking.run import Run, is_first_process
+    from krakenlm.tracking.run import is_first_process
 
     if not is_first_process():
         die_with(os.getppid())
-        yield Run()
+        with tracked(stage, name, parameters, out, reads) as run:
+            yield run
         return
     shown = Shown()
     with locked(stage, out, timing), leased_gpus(gpus, stage):
