@@ -9,6 +9,7 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/plan.smk"
 include: "workflow/rules/text.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"

@@ -7,6 +7,7 @@ import yaml
 
 from krakenlm import config, plan
 from krakenlm.errors import InputError
+from krakenlm.price import Cost
 
 ROOT = Path(__file__).parent.parent
 SCALES = ROOT / "config" / "scales"
@@ -141,9 +142,9 @@ def test_a_text_needs_a_tokenizer_or_the_size_of_one_to_train(tiny):
 
 
 def test_a_run_that_does_not_fit_the_disk_is_refused_with_the_numbers(tiny):
-    costs = [plan.Cost("text", disk_bytes=3e9), plan.Cost("training of a: so many tokens", disk_bytes=4e9)]
+    costs = [Cost("text", disk_bytes=3e9), Cost("a, seed 0", disk_bytes=4e9)]
     plan.refuse_missing_disk(costs, 7e9)
-    with pytest.raises(InputError, match=r"expected 7.0 GB .*\(training of a 4.0 GB, text 3.0 GB\), found 6.9 GB"):
+    with pytest.raises(InputError, match=r"expected 7.0 GB .*\(a, seed 0 4.0 GB, text 3.0 GB\), found 6.9 GB"):
         plan.refuse_missing_disk(costs, 6.9e9)
 
 

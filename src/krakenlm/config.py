@@ -1,6 +1,7 @@
 """What a run is, as data: a scale's file, the user's keys over it, the checks that a schema cannot say, the folders.
 
-Everything here is plain Python on dictionaries (no torch, no Snakemake), so the Snakefile parses fast.
+Everything here is plain Python on dictionaries (no torch), so the Snakefile parses fast. Files are read and the schema
+is held against them by Snakemake's own functions, as its rules will see them.
 """
 
 import copy
@@ -171,6 +172,47 @@ def check_nulls(scale: Mapping, given: Mapping) -> None:
                 raise InputError(f"{named}.{name}: expected one of {names} to leave out, found {name!r}; correct it")
 
 
+def own_config() -> dict:
+    """The keys of config/config.yaml.
+
+    Raises:
+        InputError: it is not here.
+    """
+    path = Path("config/config.yaml")
+    if not path.is_file():
+        raise InputError(f"{path}: expected in the working directory, found none; start in the folder of the Snakefile")
+    return yaml.safe_load(path.read_text())
+
+
+def load(given: Mapping, scale: str, folder: Path) -> tuple[dict, dict]:
+    """The configuration: the file of `scale`, over it what was `given`; checked.
+
+    Args:
+        given: config.yaml, over it --configfile, over it --config.
+        folder: where config/ and workflow/ are.
+
+    Returns: the configuration, and the same with the models and sizes that were set to null, which as a --configfile
+        makes this run again.
+
+    Raises:
+        InputError: naming the key.
+    """
+    from snakemake.common.configfile import load_configfile
+    from snakemake.exceptions import WorkflowError
+    from snakemake.utils import validate
+
+    base = load_configfile(scale_file(scale, folder / "config" / "scales"))
+    check_nulls(base, given)
+    everything = merge(base, given) | {"scale": scale}
+    merged = without_nulls(everything)
+    try:
+        validate(merged, str(folder.resolve() / "workflow" / "schemas" / "config.schema.yaml"))
+    except WorkflowError as error:
+        raise InputError(describe_schema_error(error.__context__)) from None
+    check(merged)
+    return merged, everything
+
+
 def read_scalars(value: object) -> object:
     """The strings that Snakemake's `--config` brings, read as the YAML scalars that the user typed."""
     if isinstance(value, Mapping):
@@ -280,17 +322,22 @@ def check(config: Mapping) -> None:
                     f"with tp {tp}; change one of the two"
                 )
     for place, hardware in enumerate(config["simulation"]["hardware"]):
-        if not hardware_file(hardware).is_file():
-            known = ", ".join(sorted(path.stem for path in HARDWARE.glob("*.yaml")))
-            raise InputError(
-                f"simulation.hardware[{place}]: expected one of {known} (config/hardware), or a .yaml file, found "
-                f"{hardware!r}; choose one"
-            )
+        check_hardware(f"simulation.hardware[{place}]", hardware)
+    if config["budget"]["hardware"] != "auto":
+        check_hardware("budget.hardware", config["budget"]["hardware"])
     room = config["engines"]["prompt_tokens"] + config["engines"]["new_tokens"]
     if room > config["block_size"]:
         raise InputError(
             f"engines: expected prompt_tokens + new_tokens within block_size ({config['block_size']}), found {room}; "
             "lower one of them"
+        )
+
+
+def check_hardware(key: str, name: str) -> None:
+    if not hardware_file(name).is_file():
+        known = ", ".join(sorted(path.stem for path in HARDWARE.glob("*.yaml")))
+        raise InputError(
+            f"{key}: expected one of {known} (config/hardware), or a .yaml file, found {name!r}; choose one"
         )
 
 

@@ -1,8 +1,14 @@
 """What a plain `snakemake` says before it starts anything: price, scale, and one line for each mistake."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from krakenlm import files
+
+ROOT = Path(__file__).parents[2]
 
 
 def started(checkout):
@@ -32,6 +38,24 @@ def test_a_dry_run_of_the_papers_scale_lists_every_job_without_a_gpu(checkout):
     assert "GPU-hours" in run.stdout
     for rule, count in {"train": 9, "superglue": 9, "ttft": 10, "shard": 9}.items():
         assert any(line.split() == [rule, str(count)] for line in run.stdout.splitlines()), rule
+
+
+def test_snakemake_plan_prints_what_krakenlm_plan_prints_and_starts_nothing_else(checkout):
+    run = checkout.snakemake("plan", "--config", "scale=paper", "training={steps: 10000}", "budget={hardware: h100}")
+    assert run.returncode == 0, run.stdout
+    command = [Path(sys.executable).parent / "krakenlm", "plan", "--scale", "paper", "--hardware", "h100"]
+    command += ["--config", '{"training": {"steps": 10000}}']
+    table = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True, check=True).stdout
+    assert "kraken-760m-4way, seed 0" in table
+    assert table in run.stdout
+    assert [path.name for path in started(checkout)] == ["logs"]
+
+
+def test_the_price_of_a_dry_run_is_that_of_the_plan(checkout):
+    run = checkout.snakemake("--dry-run", "--config", "scale=paper", "budget={hardware: a100-40gb}")
+    page = (ROOT / "docs" / "plan.md").read_text()
+    in_all = next(line.strip() for line in page.splitlines() if line.strip().startswith("in all"))
+    assert in_all in run.stdout
 
 
 def test_ttft_alone_trains_nothing(checkout):

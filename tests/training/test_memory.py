@@ -1,6 +1,5 @@
 """Which micro-batch fits, against bytes added up by hand."""
 
-from krakenlm.training.memory import fitting_micro_batch
 from krakenlm.training.recipe import Recipe
 
 STANDARD = {"architecture": "standard", "n_layer": 1, "n_head": 1, "width": 8, "block_size": 4, "vocab_size": 64}
@@ -13,7 +12,7 @@ TOKEN = 4 * (16 * 8 + 2 * 8 + 3 * 64)
 
 def fitting(paper, memory, **changes):
     values = {"batch_sequences": 480, "micro_batch": 8, "gpus": 0, "precision": "32-true"} | changes
-    return fitting_micro_batch(STANDARD, Recipe.from_dict(paper | values), memory)
+    return Recipe.from_dict(paper | values).fitting_micro_batch(STANDARD, memory)
 
 
 def test_the_largest_divisor_that_fits_is_found(paper):

@@ -7,12 +7,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
 from krakenlm import config as settings
-from krakenlm import plan
+from krakenlm import plan, price
 from krakenlm.errors import InputError
 from krakenlm.files import claim, held_locks
 from krakenlm.inference.tensorrt import available
@@ -42,17 +40,7 @@ def load_config():
         config, settings.read_scalars(workflow.config_settings.config)
     )
     scale = find_scale(given.get("scale", "auto"))
-    directory = Path(workflow.basedir) / "config" / "scales"
-    base = load_configfile(settings.scale_file(scale, directory))
-    settings.check_nulls(base, given)
-    everything = settings.merge(base, given) | {"scale": scale}
-    merged = settings.without_nulls(everything)
-    try:
-        validate(merged, "../schemas/config.schema.yaml")
-    except WorkflowError as error:
-        raise InputError(settings.describe_schema_error(error.__context__)) from None
-    settings.check(merged)
-    return merged, everything
+    return settings.load(given, scale, Path(workflow.basedir))
 
 
 def announce(text):
@@ -68,14 +56,16 @@ def before_first_job():
     for holder in held_locks("results"):
         announce(f"{holder} is left from an earlier run; its stage waits for it here")
     jobs = [(job.rule.name, dict(job.wildcards)) for job in workflow.dag.needrun_jobs()]
-    estimate = plan.estimate(CONFIG, jobs)
-    announce(plan.describe(estimate))
+    devices = price.stated_devices(CONFIG)
+    estimate = price.estimate(CONFIG, jobs, devices)
+    if estimate:
+        announce(price.describe(estimate, devices))
     if workflow.local_exec:
         plan.refuse_missing_tensorrt_llm(jobs, MISSING)
         plan.refuse_missing_devices(CONFIG, jobs, GPUS)
         for line in plan.missing_links(CONFIG, jobs):
             announce(line)
-    plan.refuse_over_budget(estimate, CONFIG, sys.argv)
+    plan.refuse_over_budget(estimate, devices, CONFIG, sys.argv)
     plan.refuse_missing_disk(estimate, shutil.disk_usage("results").free)
 
 
@@ -182,7 +172,7 @@ announce(
 if CONFIG["engine"] == "auto":
     announce(f"engine {ENGINE}{available.explain(MISSING)}")
 if workflow.is_main_process and plan.is_dry_run(sys.argv):
-    announce(plan.describe(plan.estimate(CONFIG, plan.all_jobs(CONFIG))))
+    announce(price.of_everything(CONFIG))
 
 
 onstart:

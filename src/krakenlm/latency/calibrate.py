@@ -24,10 +24,9 @@ from krakenlm.inference.launch import run_ranks
 from krakenlm.inference.shards import random_rank
 from krakenlm.latency import hardware, kernels
 from krakenlm.latency.bandwidth import settle
-from krakenlm.latency.hardware import Hardware, quantity, table_models
+from krakenlm.latency.hardware import Hardware, Overlap, quantity, table_models
 from krakenlm.latency.kernels import Table
 from krakenlm.latency.links import LOOPBACK, LinkError, network, off_its_label
-from krakenlm.latency.simulate import Overlap
 from krakenlm.latency.trace import trace
 from krakenlm.latency.turns import wait_for_ranks
 from krakenlm.machine import refuse_missing_ranks

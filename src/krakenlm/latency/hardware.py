@@ -8,15 +8,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from krakenlm.errors import InputError
 from krakenlm.files import write_text
 from krakenlm.latency.kernels import Roofline, Table, integral, read_tables
-from krakenlm.latency.simulate import Overlap
-from krakenlm.latency.trace import Operation
+
+if TYPE_CHECKING:  # torch takes seconds to import, and reading a description does without
+    from krakenlm.latency.trace import Operation
 
 FOLDER = Path("config/hardware")
 # Whose kernels are described: TensorRT-LLM's join what lies between products (krakenlm.latency.trace.fused).
@@ -43,6 +44,14 @@ class Link:
     def all_gather(self, ranks: float, moved: float) -> float:
         """Seconds until each of `ranks` has all `moved` bytes, of which each had a part: by recursive doubling."""
         return math.log2(ranks) * self.latency + (ranks - 1) / ranks * moved / self.bandwidth
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many times as long a second's work takes while the other stream is busy, on each stream; 1 or more."""
+
+    compute: float = 1.0
+    communication: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,20 @@ class Hardware:
                 f"between machines, found {ranks}; lower it"
             )
 
-    def seconds(self, operation: Operation, world: int) -> float:
+    def peak_of(self, dtype: str) -> float:
+        """FLOP/s of a device's products in a type.
+
+        Raises:
+            InputError: the description has none.
+        """
+        if dtype not in self.peak:
+            known = ", ".join(self.peak)
+            raise InputError(
+                f"dtype: expected one that {self.name} has a peak for ({known}), found {dtype}; choose one"
+            )
+        return self.peak[dtype]
+
+    def seconds(self, operation: "Operation", world: int) -> float:
         """Time of an operation when nothing runs beside it, on one of `world` ranks.
 
         Raises:
@@ -93,14 +115,11 @@ class Hardware:
         """
         if operation.ranks is not None:
             return self.collective_seconds(operation)
-        if operation.flops and operation.dtype not in self.peak:
-            known = ", ".join(self.peak)
-            raise InputError(
-                f"dtype: expected one that {self.name} has a peak for ({known}), found {operation.dtype}; choose one"
-            )
+        if operation.flops:
+            self.peak_of(operation.dtype)
         return self.dispatch + self.kernel_seconds(operation, world)
 
-    def kernel_seconds(self, operation: Operation, world: int) -> float:
+    def kernel_seconds(self, operation: "Operation", world: int) -> float:
         """Time of an operation on the device itself."""
         peak = self.peak.get(operation.dtype, math.inf)
         name, at = place_in_table(operation)
@@ -110,7 +129,7 @@ class Hardware:
         modelled = Roofline(peak, self.bandwidth, self.table_launch).seconds(operation.flops, operation.bytes)
         return modelled * table.ratio(busy=min(world, self.devices), **at)
 
-    def collective_seconds(self, operation: Operation) -> float:
+    def collective_seconds(self, operation: "Operation") -> float:
         """Time of a collective: within every machine, and where it spans several, at the same time by as many of them
         as a machine has ranks, each with its part, between machines."""
         ranks, kind = operation.ranks, operation.kind
@@ -128,7 +147,7 @@ class Hardware:
         return seconds
 
 
-def place_in_table(operation: Operation) -> tuple[str, dict[str, float]]:
+def place_in_table(operation: "Operation") -> tuple[str, dict[str, float]]:
     """(table, {axis: value}) of an operation on the compute stream."""
     if operation.kind == "product":
         _, m, n, k = operation.shape

@@ -9,15 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from krakenlm.latency.hardware import Overlap
 from krakenlm.latency.trace import Operation, Trace, Wait
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """How many times as long a second's work takes while the other stream is busy, on each stream; 1 or more."""
-
-    compute: float = 1.0
-    communication: float = 1.0
 
 
 class Event(NamedTuple):

@@ -1,13 +1,21 @@
-"""What this device can do at best, measured: the rate that a training's own is a share of."""
+"""What this device can do, measured: at best, the rate that a training's own is a share of; and in a short training."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import nn
+
+from krakenlm import models
+from krakenlm.errors import InputError
+from krakenlm.models.sizing import training_flops_per_token
+from krakenlm.training.recipe import Recipe
 
 # Square matrices that keep a device busy for milliseconds, and how often: the best of them counts.
 GPU_SIZE, CPU_SIZE, WARMUP, RUNS = 8192, 1024, 2, 10
+# Of a short training: its micro-batches, after a warm-up that compiles.
+MICRO_BATCHES, UPDATES = 12, 4
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -18,7 +26,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / min(taken[WARMUP:])
 
 
-def seconds(function: Callable[[], Tensor], device: torch.device) -> float:
+def seconds(function: Callable[[], object], device: torch.device) -> float:
     """Wall time of a call, the GPU's work included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -27,3 +35,44 @@ def seconds(function: Callable[[], Tensor], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def training_rate(sizes: Mapping, recipe: Recipe) -> float:
+    """FLOP/s of one device that trains a model of these sizes by the recipe: its micro-batches and updates, timed.
+
+    What devices exchange is not in it, nor reading tokens, logging and saving.
+
+    Raises:
+        InputError: the recipe trains on GPUs, and there is none.
+    """
+    from krakenlm.training.module import adamw, next_token_loss
+    from krakenlm.training.trainer import reproducible
+
+    if recipe.gpus and not torch.cuda.is_available():
+        raise InputError(
+            "training.gpus: expected a GPU to measure on, found none; measure where there is one, or leave --measure "
+            "out and state a share of the peak"
+        )
+    device = torch.device("cuda" if recipe.gpus else "cpu")
+    with reproducible(recipe):
+        network = models.build(sizes).to(device)
+        if recipe.compile:
+            network.compile()
+        optimizer = adamw(network, recipe)
+        windows_BW = torch.randint(sizes["vocab_size"], (recipe.micro_batch, sizes["block_size"] + 1), device=device)
+
+        def micro_batch() -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"):
+                loss = next_token_loss(network, windows_BW)
+            loss.backward()
+
+        def update() -> None:
+            nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+            optimizer.step()
+
+        forward_backward = statistics.median(
+            [seconds(micro_batch, device) for _ in range(WARMUP + MICRO_BATCHES)][WARMUP:]
+        )
+        updating = statistics.median([seconds(update, device) for _ in range(WARMUP + UPDATES)][WARMUP:])
+    tokens = recipe.accumulation * windows_BW[:, 1:].numel()
+    return tokens * training_flops_per_token(sizes) / (recipe.accumulation * forward_backward + updating)

@@ -8,11 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from krakenlm.errors import InputError
-from krakenlm.models.sizing import training_memory
 from krakenlm.training.recipe import Recipe
-
-# The rest is for the driver, the kernels' workspaces and what is lost between allocations: an assumption.
-USABLE_SHARE = 0.9
 
 
 @contextlib.contextmanager
@@ -29,7 +25,7 @@ def explaining_memory(sizes: Mapping, recipe: Recipe) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         memory = memory_of_device(recipe)
-        fitting = fitting_micro_batch(sizes, recipe, memory)
+        fitting = recipe.fitting_micro_batch(sizes, memory)
         advice = (
             f"{fitting} is estimated to fit; set it"
             if fitting
@@ -48,17 +44,3 @@ def memory_of_device(recipe: Recipe) -> int:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return memory if limit == resource.RLIM_INFINITY else min(memory, limit)
-
-
-def fitting_micro_batch(sizes: Mapping, recipe: Recipe, memory: int) -> int | None:
-    """The largest micro-batch below the recipe's that divides each device's share of a batch and is estimated to fit.
-
-    `memory` is in bytes. None: not even one sequence fits, or one already was too many.
-    """
-    share = recipe.batch_sequences // recipe.devices
-    element_bytes = 4 if recipe.precision == "32-true" else 2
-    for micro_batch in range(recipe.micro_batch - 1, 0, -1):
-        needed = training_memory(sizes, micro_batch, element_bytes).total
-        if share % micro_batch == 0 and needed <= USABLE_SHARE * memory:
-            return micro_batch
-    return None

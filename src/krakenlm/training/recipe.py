@@ -1,4 +1,4 @@
-"""The training recipe as checked data, and what follows from it by arithmetic alone: schedule, accumulation, events."""
+"""The training recipe as checked data, and what follows by arithmetic alone: schedule, batches, events, memory."""
 
 import dataclasses
 import itertools
@@ -6,8 +6,13 @@ import math
 from collections.abc import Mapping
 
 from krakenlm.errors import InputError
+from krakenlm.models.sizing import TrainingMemory, training_memory
 
-PRECISIONS = ("32-true", "bf16-mixed")
+# Precision -> bytes of an element of its products.
+PRECISIONS = {"32-true": 4, "bf16-mixed": 2}
+# Of a device's memory; the rest is for the driver, the kernels' workspaces and what is lost between allocations: an
+# assumption.
+USABLE_SHARE = 0.9
 SAMPLINGS = ("random", "permuted")
 WHOLE_NUMBERS = (
     "steps", "batch_sequences", "micro_batch", "threads", "log_every_steps", "checkpoint_every_steps",
@@ -113,6 +118,34 @@ class Recipe:
     def accumulation(self) -> int:
         """Forward passes per device and update."""
         return self.batch_sequences // (self.micro_batch * self.devices)
+
+    @property
+    def updates(self) -> int:
+        """Number of updates of a whole run: that of step 0 and those of steps 1 to `steps`."""
+        return self.steps + 1
+
+    def tokens(self, block_size: int) -> int:
+        """Tokens that a whole run sees, a token once for each window that it is in."""
+        return self.updates * self.batch_sequences * block_size
+
+    def memory(self, sizes: Mapping, micro_batch: int | None = None) -> TrainingMemory:
+        """What one device needs for a model of these sizes, with another micro-batch where one is given."""
+        return training_memory(sizes, micro_batch or self.micro_batch, PRECISIONS[self.precision])
+
+    def fits(self, sizes: Mapping, micro_batch: int, memory: float) -> bool:
+        """Whether this micro-batch is estimated to fit in `memory` bytes."""
+        return self.memory(sizes, micro_batch).total <= USABLE_SHARE * memory
+
+    def fitting_micro_batch(self, sizes: Mapping, memory: float) -> int | None:
+        """The largest micro-batch below this one that divides a device's share of a batch and fits in `memory` bytes.
+
+        None: not even one sequence fits, or one already was too many.
+        """
+        share = self.batch_sequences // self.devices
+        for micro_batch in range(self.micro_batch - 1, 0, -1):
+            if share % micro_batch == 0 and self.fits(sizes, micro_batch, memory):
+                return micro_batch
+        return None
 
     def rate(self, step: int) -> float:
         """Learning rate of update `step`: linear warm-up from 0, then a cosine down to the final share at `steps`."""

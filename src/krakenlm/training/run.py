@@ -86,7 +86,7 @@ def train(
             pin=settings.gpus > 0,
         )
         trainer.fit(module, windows, ckpt_path=checkpoint, weights_only=True)
-    if trainer.global_step != settings.steps + 1:
+    if trainer.global_step != settings.updates:
         raise SystemExit(f"training: ended at step {trainer.global_step} of {settings.steps}; run again to go on")
     if trainer.is_global_zero:
         write_outputs(out_dir, Path(tokenizer), network, settings, seed, record, store.manifest)
@@ -131,14 +131,13 @@ def write_outputs(
     """Everything a later stage reads; metrics.json comes last, so where it is the rest is too."""
     copy(tokenizer, out_dir / "tokenizer.json")
     models.save_model(network, out_dir)
-    tokens_per_step = recipe.batch_sequences * record.block_size
-    seconds = record.total_seconds()
+    tokens, seconds = recipe.tokens(record.block_size), record.total_seconds()
     write_json(
         out_dir / "metrics.json",
         {
             "seed": seed,
             "steps": recipe.steps,
-            "tokens_seen": (recipe.steps + 1) * tokens_per_step,
+            "tokens_seen": tokens,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "recipe": {key: value for key, value in asdict(recipe).items() if key not in WATCHING},
             "tokens": manifest,
@@ -148,7 +147,7 @@ def write_outputs(
             "hardware": hardware(),
             "timings": {
                 "seconds": seconds,
-                "tokens_per_second": (recipe.steps + 1) * tokens_per_step / seconds,
+                "tokens_per_second": tokens / seconds,
                 "resumed_at_step": record.first_step,
             },
         },

@@ -51,7 +51,7 @@ def make_trainer(recipe: Recipe, out_dir: Path, callbacks: list, logger: Any) ->
         num_nodes=machines(recipe),
         strategy=strategy(recipe),
         precision=recipe.precision,
-        max_steps=recipe.steps + 1,
+        max_steps=recipe.updates,
         max_epochs=-1,
         accumulate_grad_batches=recipe.accumulation,
         gradient_clip_val=recipe.clip,

@@ -1,0 +1,302 @@
+"""What a run will cost, before it starts: tokens, FLOPs, hours, disk, and the memory that each device needs.
+
+The figures are estimates, good for deciding whether to start, not for a paper. FLOPs and memory are the sizing
+arithmetic's (krakenlm.models.sizing); a GPU's peak and memory are its description's (config/hardware); the share of
+the peak that training reaches is stated, or measured on this machine (`krakenlm plan --measure`).
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from krakenlm import config as settings
+from krakenlm.latency import hardware
+from krakenlm.machine import device, gpu_names, memory_of_a_rank, processor
+from krakenlm.models.sizing import parameter_count, sizes_of, training_flops_per_token
+from krakenlm.training.recipe import Recipe
+
+# What an unknown GPU, or none, is priced as: the paper's.
+ASSUMED_HARDWARE = "a100-40gb"
+PEAKS = {"32-true": "float32", "bf16-mixed": "bfloat16"}
+# One core of a current laptop or server in float32 matrix products, through small layers: an assumption.
+CORE_FLOPS = 30e9
+# A timing job with its process starts, weights and runs; an evaluation of one model: assumptions.
+TIMING_HOURS, EVALUATION_HOURS = 0.25, 0.5
+BYTES_PER_TOKEN_OF_TEXT = 4.6
+# The index and the order take 32 bytes a document, here one of 640 bytes; longer ones leave a smaller share.
+INDEX_SHARE = 0.05
+# Per parameter: the last and the best model in float32, and checkpoints with AdamW's two moments, of which three lie on
+# the disk while one is written.
+MODEL_BYTES = 4 + 4 + 3 * 12
+VOCABULARY_OF_GPT2 = 50304
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run is priced on.
+
+    count: GPUs, in all machines together, or cores where nothing trains on GPUs.
+    memory: bytes of each GPU, or of this machine.
+    rates: FLOP/s that one device of each model's training reaches. source: in words, where they come from.
+    """
+
+    title: str
+    count: int
+    memory: float
+    rates: Mapping[str, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimated cost of one part of a run.
+
+    wall_hours: with its devices at work all the time. alone: nothing else runs meanwhile.
+    tokens, flops: of a training. memory: bytes that it needs on each device; fits: what becomes of that, in words.
+    """
+
+    what: str
+    gpu_hours: float = 0.0
+    core_hours: float = 0.0
+    wall_hours: float = 0.0
+    disk_bytes: float = 0.0
+    alone: bool = False
+    tokens: int = 0
+    flops: float = 0.0
+    memory: float = 0.0
+    fits: str = ""
+
+
+def stated_devices(config: Mapping) -> Devices:
+    """The hardware that `budget` names, at the share of its peak that `budget` states.
+
+    Raises:
+        InputError: there is no such hardware, or it has no peak for the precision of a training.
+    """
+    trained = settings.trained(config)
+    if not uses_gpus(config):
+        rates = {model: CORE_FLOPS * settings.recipe(config, model)["threads"] for model in trained}
+        source = f"cores at {CORE_FLOPS / 1e9:.0f} GFLOP/s, assumed"
+        return Devices(processor(), len(os.sched_getaffinity(0)), memory_of_a_rank(1), rates, source)
+    wanted, utilisation = config["budget"]["hardware"], config["budget"]["utilisation"]
+    here = gpu_names() if wanted == "auto" else []
+    found = hardware.load(described_as(here) if wanted == "auto" else wanted)
+    rates, peaks = {}, set()
+    for model in trained:
+        recipe = settings.recipe(config, model)
+        peak = found.peak_of(PEAKS[recipe["precision"]])
+        rates[model] = peak * utilisation if recipe["gpus"] else CORE_FLOPS * recipe["threads"]
+        peaks.add(f"{peak / 1e12:.0f} TFLOP/s")
+    most = max(settings.recipe(config, model)["gpus"] for model in trained)
+    # This machine's, or those of as many of the named machines as a training takes.
+    count = max(len(here), most) if wanted == "auto" else found.devices * -(-most // found.devices)
+    source = f"GPUs at {utilisation:.0%} of {' or '.join(sorted(peaks))} (budget.utilisation), assumed"
+    return Devices(f"{count} GPUs of {found.name} ({found.title})", count, found.memory, rates, source)
+
+
+def measured_devices(config: Mapping) -> Devices:
+    """This machine, at the rates that a short calibration of every model's training measures on it.
+
+    Raises:
+        InputError: a model trains on GPUs, and there is none here.
+    """
+    from krakenlm.training.calibration import training_rate
+
+    rates = {}
+    for model in settings.trained(config):
+        recipe = Recipe.from_dict(settings.recipe(config, model))
+        rates[model] = training_rate(sized(config, model), recipe)
+    source = ", ".join(f"{model} {rate / 1e9:,.1f}" for model, rate in rates.items())
+    most = max(settings.recipe(config, model)["gpus"] for model in rates)
+    count = max(len(gpu_names()), most) if most else len(os.sched_getaffinity(0))
+    return Devices(
+        f"{count} GPUs like those of {device()}" if most else processor(),
+        count,
+        memory_of_a_rank(1),
+        rates,
+        f"measured on this machine, GFLOP/s of one device: {source}",
+    )
+
+
+def described_as(gpus: Sequence[str]) -> str:
+    """The description of the GPUs that the driver reports, by their name; else the paper's."""
+    for name in hardware.names():
+        if gpus and gpus[0] in hardware.load(name).title:
+            return name
+    return ASSUMED_HARDWARE
+
+
+def uses_gpus(config: Mapping) -> bool:
+    return any(settings.recipe(config, model)["gpus"] for model in settings.trained(config))
+
+
+def all_jobs(config: Mapping) -> list[tuple[str, dict]]:
+    """Every job that costs something in a run from nothing, as (rule, wildcards)."""
+    trained = [
+        (rule, {"model": model, "seed": str(seed)})
+        for rule in ("train", "superglue", "shard")
+        for model, seed in settings.model_seeds(config)
+        if rule != "train" or model in settings.trained(config)
+    ]
+    timed = [
+        ("ttft", {"size": size, "tp": str(tp)}) for size in config["latency"]["sizes"] for tp in config["latency"]["tp"]
+    ]
+    return [("corpus", {}), ("tokens", {}), *trained, ("engines", {}), *timed]
+
+
+def of_everything(config: Mapping, devices: Devices | None = None) -> str:
+    """The price of a run from nothing, as a table; on the devices that `budget` names unless others are given."""
+    devices = devices or stated_devices(config)
+    return describe(estimate(config, all_jobs(config), devices), devices)
+
+
+def estimate(config: Mapping, jobs: Sequence[tuple[str, dict]], devices: Devices) -> list[Cost]:
+    """Cost of each part of a run that costs something; evaluations, engines and timings are one part each."""
+    parts: dict[str, Cost] = {}
+    for rule, wildcards in jobs:
+        cost = job_cost(config, rule, wildcards, devices)
+        if cost is not None:
+            earlier = parts.get(cost.what)
+            parts[cost.what] = cost if earlier is None else added(earlier, cost)
+    return list(parts.values())
+
+
+def added(one: Cost, other: Cost) -> Cost:
+    sums = ("gpu_hours", "core_hours", "wall_hours", "disk_bytes", "tokens", "flops")
+    return dataclasses.replace(one, **{key: getattr(one, key) + getattr(other, key) for key in sums})
+
+
+def job_cost(config: Mapping, rule: str, wildcards: Mapping, devices: Devices) -> Cost | None:
+    """Cost of one job, None where it is next to nothing."""
+    model, gpus, text = wildcards.get("model"), uses_gpus(config), config["text"]
+    if rule == "train":
+        return training_cost(config, model, wildcards["seed"], devices)
+    if rule == "superglue" and gpus:
+        return Cost("evaluation", gpu_hours=EVALUATION_HOURS, wall_hours=EVALUATION_HOURS)
+    if rule == "shard" and model in settings.trained(config):
+        return Cost("engines of trained models", disk_bytes=4 * parameter_count(sized(config, model)))
+    if rule == "engines" and gpus:
+        return timing_cost("timing of engines", config["engines"]["tp"])
+    if rule == "tensorrt_build_shape":
+        size = config["latency"]["sizes"][wildcards["size"]]
+        held = engine_bytes(config, size, wildcards["architecture"], int(wildcards["tp"]))
+        return Cost("engines of TensorRT-LLM", disk_bytes=held)
+    if rule in ("ttft", "tensorrt_ttft") and gpus:
+        return timing_cost("TTFT", int(wildcards["tp"]))
+    if rule == "corpus":
+        return Cost("text", disk_bytes=corpus_bytes(text))
+    if rule == "tokens":
+        # Two bytes a token; shards and the files that are put together of them are on the disk at once.
+        return Cost("tokens", disk_bytes=2 * 2 * settings.text_bytes(text) / BYTES_PER_TOKEN_OF_TEXT)
+    return None
+
+
+def timing_cost(what: str, ranks: int) -> Cost:
+    return Cost(what, gpu_hours=TIMING_HOURS * ranks, wall_hours=TIMING_HOURS, alone=True)
+
+
+def training_cost(config: Mapping, model: str, seed: str, devices: Devices) -> Cost:
+    """Cost of one training: its updates' forward and backward passes at the rate of its devices."""
+    recipe, sizes = Recipe.from_dict(settings.recipe(config, model)), sized(config, model)
+    tokens = recipe.tokens(config["block_size"])
+    flops = tokens * training_flops_per_token(sizes)
+    wall_hours = flops / (devices.rates[model] * recipe.devices) / 3600
+    memory = recipe.memory(sizes).total
+    # Processes on CPUs share one memory.
+    room = devices.memory if recipe.gpus else devices.memory / recipe.devices
+    return Cost(
+        f"{model}, seed {seed}",
+        gpu_hours=wall_hours * recipe.gpus,
+        core_hours=0.0 if recipe.gpus else wall_hours * recipe.devices * recipe.threads,
+        wall_hours=wall_hours,
+        disk_bytes=MODEL_BYTES * parameter_count(sizes),
+        tokens=tokens,
+        flops=flops,
+        memory=memory,
+        fits=fit(recipe, sizes, room),
+    )
+
+
+def fit(recipe: Recipe, sizes: Mapping, room: float) -> str:
+    """Whether a training fits in `room` bytes on each device and, if not, what would."""
+    if recipe.fits(sizes, recipe.micro_batch, room):
+        return "fits"
+    smaller = recipe.fitting_micro_batch(sizes, room)
+    return f"does not fit; micro_batch {smaller} would" if smaller else "does not fit"
+
+
+def sized(config: Mapping, model: str) -> dict:
+    """The model's configuration with the vocabulary that its tokenizer will have."""
+    vocabulary = settings.text_settings(config).get("vocabulary", VOCABULARY_OF_GPT2)
+    return settings.architecture(config, model) | {"vocab_size": (vocabulary + 63) // 64 * 64}
+
+
+def corpus_bytes(text: Mapping) -> float:
+    """Bytes that the corpus stage leaves: an index; the embedded stories; the hub's files, which are parquet."""
+    whole = settings.text_bytes(text)
+    beside = {"embedded": whole, "hub": whole / settings.EXPANSION[".parquet"]}
+    return whole * INDEX_SHARE + beside.get(text["source"], 0.0)
+
+
+def engine_bytes(config: Mapping, size: Mapping, architecture: str, tp: int) -> int:
+    """Bytes of all ranks' engines of a shape: its weights."""
+    latency = config["latency"]
+    shape = {"n_layer": size["n_layer"], "vocab_size": latency["vocab_size"], "block_size": max(latency["contexts"])}
+    sizes = shape | sizes_of(architecture, size["width"], size["n_head"], tp)
+    return parameter_count(sizes) * (4 if latency["dtype"] == "float32" else 2)
+
+
+def total(costs: Sequence[Cost], devices: Devices) -> Cost:
+    """The whole run: trainings side by side as far as there are devices, timings alone."""
+    rest = [cost for cost in costs if not cost.alone]
+    at_once = max(sum(cost.gpu_hours for cost in rest), sum(cost.core_hours for cost in rest)) / devices.count
+    wall_hours = max([at_once, *(cost.wall_hours for cost in rest if cost.flops)])
+    return Cost(
+        "in all",
+        gpu_hours=sum(cost.gpu_hours for cost in costs),
+        core_hours=sum(cost.core_hours for cost in costs),
+        wall_hours=wall_hours + sum(cost.wall_hours for cost in costs if cost.alone),
+        disk_bytes=sum(cost.disk_bytes for cost in costs),
+        tokens=sum(cost.tokens for cost in costs),
+        flops=sum(cost.flops for cost in costs),
+    )
+
+
+HEADINGS = ("", "tokens", "FLOPs", "GPU-hours", "core-hours", "wall time", "disk, GB", "memory of each device, GB")
+
+
+def describe(costs: Sequence[Cost], devices: Devices) -> str:
+    """The estimate as a table, a line for each part that costs something worth a line and one in all."""
+    worth = [cost for cost in costs if cost.gpu_hours >= 0.05 or cost.core_hours >= 0.005 or cost.disk_bytes >= 5e7]
+    rows = [HEADINGS, *(cells(cost, devices) for cost in [*worth, total(costs, devices)])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"estimated price on {devices.title}; {devices.source}"]
+    for first, *others in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(others[:-1], widths[1:-1], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *numbers, others[-1]]).rstrip())
+    return "\n".join(lines)
+
+
+def cells(cost: Cost, devices: Devices) -> tuple[str, ...]:
+    return (
+        cost.what,
+        f"{cost.tokens:,}" if cost.tokens else "",
+        f"{cost.flops:.2e}" if cost.flops else "",
+        f"{cost.gpu_hours:,.1f}" if cost.gpu_hours else "",
+        f"{cost.core_hours:,.2f}" if cost.core_hours else "",
+        wall(cost.wall_hours) if cost.wall_hours else "",
+        f"{cost.disk_bytes / 1e9:,.2f}" if cost.disk_bytes else "",
+        f"{gigabytes(cost.memory)} of {gigabytes(devices.memory)}, {cost.fits}" if cost.memory else "",
+    )
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f}" if count >= 1e9 else f"{count / 1e9:.2f}"
+
+
+def wall(hours: float) -> str:
+    """`3.2 d`, `5.1 h` or `12 min`."""
+    if hours >= 48:
+        return f"{hours / 24:.1f} d"
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
