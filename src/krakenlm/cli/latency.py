@@ -131,6 +131,39 @@ def timeline(
         print(f"{part:20} {milliseconds:10.3f} ms")
 
 
+@commands.command()
+def advise(
+    hardware: Annotated[str, typer.Option(help="Name in config/hardware, or a file.")],
+    params: Annotated[float, typer.Option(help="Parameters of every model, such as 7e9.", min=1)],
+    context: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 2048,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    tp: Annotated[
+        list[int] | None, typer.Option(help="Ranks, may be repeated; powers of two within a machine if none.", min=1)
+    ] = None,
+    perplexity: Annotated[Path | None, typer.Option(help="results/perplexity.csv, for what quality costs.")] = None,
+    vocab_size: Annotated[int, typer.Option(min=1)] = 50304,
+    heads: Annotated[str, typer.Option(help="A Kraken's heads: head_size, head_count")] = "head_size",
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32")] = "float16",
+    out: Annotated[Path | None, typer.Option(help="Also write the advice there as CSV.")] = None,
+) -> None:
+    """Rank architectures, degrees and ranks on a machine by predicted time to first token, at equal parameters."""
+    from krakenlm.latency import advise as advice
+
+    rows = advice.advise(
+        hardware=hardware,
+        parameters=params,
+        context=context,
+        batch=batch,
+        tp=tp or [],
+        vocab_size=vocab_size,
+        heads=heads,
+        dtype=dtype,
+        perplexity_csv=perplexity,
+        out_csv=out,
+    )
+    print("\n".join(advice.lines(rows)))
+
+
 @machines.command("calibrate")
 def calibrate_hardware(
     out: Annotated[Path, typer.Option(help="Description to write.")] = Path("config/hardware/this-machine.yaml"),

@@ -198,6 +198,9 @@ class Recorder(TorchFunctionMode):
         result = shape_alone(name, args)
         if result is None:
             result = function(*args, **kwargs)
+        # Most of what comes through here asks for a shape or a type.
+        if result is not None and (isinstance(result, torch.Size) or not isinstance(result, (Tensor, list, tuple))):
+            return result
         inputs = list(tensors_in([*args, *kwargs.values()]))
         outputs = list(tensors_in([result]))
         if name in ASSIGNING or (name.endswith("_") and not name.startswith("_")):
