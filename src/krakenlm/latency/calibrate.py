@@ -125,15 +125,8 @@ def tables_of(measured: Mapping[int, Mapping], dtype: str, source: str) -> tuple
         else:
             axes = ("busy", *axes)
         if points:
-            tables[name] = whole_table(points, axes, models_of[name])
+            tables[name] = kernels.whole_table(points, axes, models_of[name])
     return about, tables
-
-
-def whole_table(points: Mapping[tuple, float], axes: Sequence[str], model: Callable[..., float]) -> Table:
-    """A table with all points, which make a grid but for some that would have taken too long."""
-    values = [sorted({point[place] for point in points}) for place in range(len(axes))]
-    seconds = [points.get(point) for point in itertools.product(*values)]
-    return Table(dict(zip(axes, values, strict=True)), seconds, model)
 
 
 def description(

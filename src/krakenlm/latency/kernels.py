@@ -44,7 +44,7 @@ class HeldOut:
     """How far interpolation is from measured points that it does not go through: time predicted over measured, - 1.
 
     median: of the absolute errors. low, high: quantiles of the errors (`INTERVAL`). Of a table that has every measured
-    point, those of every second value of each axis for the others.
+    point, those at every second value of its longest axis when they are left out.
     """
 
     points: int
@@ -112,18 +112,16 @@ def smallest_table(points: Mapping[tuple, float], names: Sequence[str], model: C
     """A small grid of measured points from which the others follow well enough.
 
     From the coarsest grid on, the axis is made finer that this helps most, until the grid is good enough. A small table
-    keeps all points.
+    keeps all points (`whole_table`).
 
     Args:
         points: {(value of each axis): seconds}.
         names: of the axes.
         model: seconds at a point, by the axes' names.
     """
-    finest = len(THINNING) - 1
     if len(points) < SMALL:
-        table = grid(points, names, model, [finest] * len(names))
-        table.held_out = grid(points, names, model, [finest - 2] * len(names)).held_out
-        return table
+        return whole_table(points, names, model)
+    finest = len(THINNING) - 1
     steps = [0] * len(names)
     table = grid(points, names, model, steps)
     while table.held_out.median > GOOD_ENOUGH and min(steps) < finest:
@@ -134,10 +132,27 @@ def smallest_table(points: Mapping[tuple, float], names: Sequence[str], model: C
     return table
 
 
+def whole_table(points: Mapping[tuple, float], names: Sequence[str], model: Callable[..., float]) -> Table:
+    """A table of all points, with the errors at every second value of its longest axis when they are left out."""
+    axes = [sorted({point[axis] for point in points}) for axis in range(len(names))]
+    table = on_axes(points, names, model, axes)
+    longest = max(range(len(axes)), key=lambda axis: len(axes[axis]))
+    left = [*axes[longest][:-1:2], axes[longest][-1]]
+    table.held_out = on_axes(points, names, model, [*axes[:longest], left, *axes[longest + 1 :]]).held_out
+    return table
+
+
 def grid(points: Mapping[tuple, float], names: Sequence[str], model: Callable, steps: Sequence[int]) -> Table:
-    """The points on the axes' values thinned by THINNING[step] each, and the errors at the others, or some of them."""
+    """The points on the axes' values thinned by THINNING[step] each."""
     values = [sorted({point[axis] for point in points}) for axis in range(len(names))]
     axes = [thinned(each, THINNING[step]) for each, step in zip(values, steps, strict=True)]
+    return on_axes(points, names, model, axes)
+
+
+def on_axes(
+    points: Mapping[tuple, float], names: Sequence[str], model: Callable, axes: Sequence[Sequence[float]]
+) -> Table:
+    """The points on these values of the axes, and the errors at the others, or some of them."""
     seconds = [points.get(point) for point in itertools.product(*axes)]
     table = Table(dict(zip(names, axes, strict=True)), seconds, model)
     others = [(point, s) for point, s in points.items() if not on_grid(point, axes)]
