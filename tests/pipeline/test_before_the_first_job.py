@@ -58,6 +58,15 @@ def test_the_price_of_a_dry_run_is_that_of_the_plan(checkout):
     assert in_all in run.stdout
 
 
+def test_a_model_from_elsewhere_is_read_and_not_trained(checkout):
+    theirs = "models={theirs: {from: openai-community/gpt2}}"
+    run = checkout.miniature("--dry-run", "results/perplexity.csv", "--config", theirs)
+    assert run.returncode == 0, run.stdout
+    stats = run.stdout.split("Job stats:")[1].splitlines()
+    for rule, count in {"train": 2, "import_model": 1, "perplexity": 3}.items():
+        assert any(line.split() == [rule, str(count)] for line in stats), rule
+
+
 def test_ttft_alone_trains_nothing(checkout):
     run = checkout.miniature("--dry-run", "results/ttft.csv")
     assert run.returncode == 0, run.stdout

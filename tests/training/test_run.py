@@ -1,15 +1,17 @@
 """Training end to end at the smallest size: exact, resumable, and never another run's."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import Logger
 from small_run import MODEL, RECIPE, train, untimed
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.training import run
+from krakenlm.training import record, run
 from krakenlm.training.checkpoints import saved
 from krakenlm.training.record import Record
 
@@ -142,6 +144,50 @@ def test_minutes_save_where_steps_do_not_and_only_the_last_two_stay(text, undist
     train(text, tmp_path, checkpoint_every_minutes=1e-9, checkpoint_every_steps=1000)
     assert [path.name for path in saved(tmp_path / "checkpoints")] == ["step-00000013.ckpt", "step-00000012.ckpt"]
     assert untimed(tmp_path) == untimed(undisturbed)
+
+
+class Seen(Logger):
+    """A logger that keeps what it is given, by step."""
+
+    name, version = "seen", "0"
+
+    def __init__(self):
+        super().__init__()
+        self.metrics = {}
+
+    def log_hyperparams(self, *arguments, **named):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics.setdefault(step, {}).update(metrics)
+
+
+def test_speed_share_of_the_peak_loss_gradient_norm_learning_rate_and_time_left_are_logged_and_shown(
+    text, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(record, "SECONDS_BETWEEN_LINES", 0.0)
+    seen = Seen()
+    run.train(*text, MODEL, RECIPE | {"log_every_steps": 3}, 0, tmp_path, logger=seen)
+    curve = {point["step"]: point for point in untimed(tmp_path)[0]["curve"]}
+    logged = {step: values for step, values in seen.metrics.items() if "train/loss" in values}
+    assert set(logged) == set(curve) == {0, 3, 6, 9, 12}
+    for step, values in logged.items():
+        for name in ("loss", "gradient_norm", "learning_rate"):
+            assert values[f"train/{name}"] == curve[step][name]
+        assert values["train/tokens_per_second"] > 0
+        assert 0 < values["train/share_of_matrix_rate"] < 1
+        assert (values["train/seconds_left"] == 0) is (step == 12)
+    last = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training: step")][-1]
+    point = curve[12]
+    shown = f"loss {point['loss']:.3f}, gradient norm {point['gradient_norm']:.2f}, learning rate 1.00e-03"
+    assert re.fullmatch(rf"training: step 12 of 12, {shown}, [\d,]+ tokens/s, \d+% of the matrix rate, 0 s left", last)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(12.4, "12 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (273600, "3 d 4 h")]
+)
+def test_what_is_left_is_said_in_its_two_largest_units(seconds, words):
+    assert record.duration(seconds) == words
 
 
 def test_what_was_trained_loads_and_has_the_tokens_vocabulary(text, undisturbed):

@@ -91,7 +91,7 @@ class Record(Callback):
             self.validation.append({"step": step, "loss": loss})
             log(trainer, step, validation_metrics(loss))
         if self.progress and self.next_step > self.first_step:
-            self.progress.show(step, self.curve[-1], self.speed)
+            self.progress.show(step, self.curve[-1], self.speed, self.seconds_left)
 
     def take(self, trainer: Any, module: Any, step: int) -> None:
         """Read the updates since the last reading, up to `step`; keep those that are to be logged."""
@@ -106,15 +106,23 @@ class Record(Callback):
                 continue
             rate = self.recipe.rate(earlier)
             self.curve.append({"step": earlier, "loss": loss, "learning_rate": rate, "gradient_norm": norm})
-            speed = {"train/tokens_per_second": self.speed[0], "train/share_of_matrix_rate": self.speed[1]}
-            log(trainer, earlier, curve_metrics(self.curve[-1]) | speed)
+            log(trainer, earlier, curve_metrics(self.curve[-1]) | self.speed_metrics())
 
     def measure_speed(self, step: int) -> None:
-        """Tokens per second since the last reading, and the share of the devices' matrix rate that their FLOPs are."""
+        """Tokens per second since the last reading, the share of the devices' matrix rate that their FLOPs are, and the
+        seconds that are left at this process's pace so far, validation and checkpoints included."""
         now = time.perf_counter()
         tokens_per_second = (step + 1 - self.next_step) * self.tokens_per_step / (now - self.taken)
         self.taken, self.next_step = now, step + 1
         self.speed = (tokens_per_second, tokens_per_second * self.flops_per_token / self.peak)
+        self.seconds_left = (self.recipe.steps - step) * (now - self.started) / (step + 1 - self.first_step)
+
+    def speed_metrics(self) -> dict[str, float]:
+        return {
+            "train/tokens_per_second": self.speed[0],
+            "train/share_of_matrix_rate": self.speed[1],
+            "train/seconds_left": self.seconds_left,
+        }
 
     def stop(self, trainer: Any, step: int, found: str) -> None:
         story = note_stop(self.checkpoints, step, found) if trainer.is_global_zero else f"{found} at step {step}"
@@ -150,15 +158,15 @@ class Progress:
 
     def __init__(self, steps: int, first_step: int) -> None:
         self.steps, self.first_step = steps, first_step
-        self.started = self.shown = time.perf_counter()
+        self.shown = time.perf_counter()
         self.bar = None
         if sys.stderr.isatty():
             self.bar = tqdm(total=steps + 1, initial=first_step, unit="step", desc="training", leave=True)
         elif first_step:
             print(f"training: going on at step {first_step} of {steps}", file=sys.stderr, flush=True)
 
-    def show(self, step: int, point: Mapping[str, float], speed: tuple[float, float]) -> None:
-        """Say that update `step` is done, with the curve's last point and the speed as they were last read."""
+    def show(self, step: int, point: Mapping[str, float], speed: tuple[float, float], left: float) -> None:
+        """Say that update `step` is done, with the curve's last point, the speed and what is left as last read."""
         now = time.perf_counter()
         pause = SECONDS_BETWEEN_REDRAWS if self.bar is not None else SECONDS_BETWEEN_LINES
         if now - self.shown < pause and step < self.steps:
@@ -172,7 +180,6 @@ class Progress:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(step + 1 - self.bar.n)
             return
-        left = (self.steps - step) * (now - self.started) / (step + 1 - self.first_step)
         print(f"training: step {step} of {self.steps}, {text}, {duration(left)} left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
