@@ -23,9 +23,10 @@ from krakenlm import models
 from krakenlm.machine import device as device_in_words
 from krakenlm.machine import keep_freed_memory
 from krakenlm.text import corpus
-from krakenlm.text.store import TokenStore, tokenize
+from krakenlm.text.store import TokenStore
 from krakenlm.text.tokenizer import train_tokenizer
-from krakenlm.tracking import start_run
+from krakenlm.text.tokenizing import tokenize
+from krakenlm.tracking.run import start_run
 from krakenlm.training import run
 from krakenlm.training.module import adamw, next_token_loss
 from krakenlm.training.recipe import Recipe
