@@ -53,8 +53,6 @@ class Cache:
         self.ahead[layer] += length
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, start:end], values[:, :, start:end] = k_LHTK, v_LHTK
-        if start == 0:
-            return causal_attention(q_LHPK, k_LHTK, v_LHTK, at_P)
         at_P = None if at_P is None else start + at_P
         return causal_attention(q_LHPK, keys[:, :, :end], values[:, :, :end], at_P)
 

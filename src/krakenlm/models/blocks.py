@@ -247,8 +247,14 @@ def attend(q: Tensor, kv: Tensor, heads: int, cache: Cache | None, layer: int, a
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU with the tanh approximation, as in GPT-2."""
-    return F.gelu(x, approximate="tanh")
+    """GELU with the tanh approximation, as in GPT-2: x (1 + tanh(u)) / 2, u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+        return F.gelu(x, approximate="tanh")
+    # (1 + tanh(u)) / 2 is the logistic function of 2u, which PyTorch's CPU kernels have twice as fast as tanh: 1.9
+    # instead of 3.9 ms for 512 x 2048 numbers on one core (docs/benchmarks.md).
+    twice = 2 * math.sqrt(2 / math.pi)
+    logits = (x * x).mul_(0.044715 * twice).add_(twice).mul_(x)
+    return logits.sigmoid_().mul_(x)
 
 
 class Attention(nn.Module):
