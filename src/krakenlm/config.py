@@ -284,6 +284,12 @@ def check(config: Mapping) -> None:
             f"evaluation.superglue.folder: expected the folder of SuperGLUE's download, found none at "
             f"{superglue['folder']}; correct the path"
         )
+    stride = config["evaluation"].get("stride", 1)
+    if stride > config["block_size"]:
+        raise InputError(
+            f"evaluation.stride: expected block_size ({config['block_size']}) at most, found {stride}; tokens between "
+            "windows would be left out; lower it"
+        )
     if all("from" in model for model in config["models"].values()):
         raise InputError("models: expected one at least that is trained here, found only models with `from`; add one")
     for name, model in config["models"].items():
@@ -370,6 +376,13 @@ def superglue_flags(config: Mapping) -> str:
     if superglue["source"] == "official":
         return shlex.join(["--official", superglue["folder"], "--split", superglue.get("split", "val")])
     return f"--seed {superglue.get('seed', 0)} --examples {superglue.get('examples', 1)}"
+
+
+def perplexity_flags(config: Mapping) -> str:
+    """Flags of `krakenlm perplexity` for the protocols beside the first."""
+    evaluation = config["evaluation"]
+    stride = [f"--stride {evaluation['stride']}"] if "stride" in evaluation else []
+    return " ".join([*stride, f"--authors-windows {evaluation['authors_windows']}"])
 
 
 def check_text(text: Mapping) -> None:

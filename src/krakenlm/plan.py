@@ -110,6 +110,11 @@ def refuse_missing_devices(config: Mapping, jobs: list[tuple[str, dict]], gpus: 
                     f"training.gpus: expected at most this machine's {gpus} GPU(s), found {wanted} for "
                     f"{wildcards['model']}; lower it or choose another scale (--config scale=tiny needs none)"
                 )
+        ranks = config["evaluation"]["ranks"]
+        if rule in ("perplexity", "superglue") and config["device"] == "cuda" and ranks > gpus:
+            raise InputError(
+                f"evaluation.ranks: expected at most this machine's {gpus} GPU(s), found {ranks}; lower it"
+            )
         if rule in ("ttft", "engines"):
             section = "latency" if rule == "ttft" else "engines"
             tp = int(wildcards.get("tp", config["engines"]["tp"]))

@@ -46,6 +46,22 @@ def test_a_difference_an_equivalence_and_neither_are_told_apart(tables):
     assert rows_of(tables, loss_margin=1e-5)["c", "a", "loss"]["verdict"] != "equivalent"
 
 
+def test_multirc_is_compared_by_its_corrected_labels_alone(tables):
+    answers = pandas.read_parquet(tables / "superglue.parquet")
+    parts = [answers.assign(task="multirc", metric="acc"), answers.assign(task="multirc", metric="acc (corrected)")]
+    pandas.concat(parts).to_parquet(tables / "superglue.parquet")
+    compare(tables / "perplexity.parquet", tables / "superglue.parquet", tables / "out.csv")
+    measures = set(pandas.read_csv(tables / "out.csv")["measure"])
+    assert {name for name in measures if "multirc" in name} == {"multirc, acc (corrected)"}
+
+
+def test_models_scored_on_other_tokens_of_the_documents_are_not_compared(tables):
+    losses = pandas.read_parquet(tables / "perplexity.parquet")
+    losses.loc[losses["model"] == "b", "tokens"] += 1
+    losses.to_parquet(tables / "perplexity.parquet")
+    assert {key for key in rows_of(tables) if key[2] == "loss"} == {("c", "a", "loss")}
+
+
 def test_equal_answers_to_all_of_a_few_examples_are_not_called_equivalent(tables):
     answers = pandas.read_parquet(tables / "superglue.parquet")
     answers.assign(value=1.0)[answers["example"] < 6].to_parquet(tables / "superglue.parquet")

@@ -11,6 +11,7 @@ from krakenlm.cli import app
 from krakenlm.errors import InputError
 from krakenlm.evaluation import lm
 from krakenlm.evaluation.lm import KrakenLM
+from krakenlm.inference.collectives import run_threads
 
 PAIRS = [
     ("Ann bought a hat at the market.\nQuestion: did Ann buy a hat?\nAnswer:", " yes"),
@@ -61,6 +62,22 @@ def test_loglikelihood_is_that_of_one_forward_pass_for_each_token(language_model
         expected, expected_greedy = direct(language_model, before, whole[cut:])
         assert nats == pytest.approx(expected, rel=1e-5)
         assert greedy == expected_greedy
+
+
+def test_ranks_that_share_the_requests_all_get_what_one_gets(model, language_model, monkeypatch):
+    monkeypatch.setitem(lm.TOKENS_PER_PACK, "cpu", 40)
+    expected = language_model.loglikelihood(instances("loglikelihood", *PAIRS), disable_tqdm=True)
+    computed = []
+
+    def on_rank(comm):
+        shared = KrakenLM(model, device="cpu", comm=comm)
+        monkeypatch.setattr(
+            shared, "score", lambda *given: [computed.append(comm.rank), KrakenLM.score(shared, *given)]
+        )
+        return shared.loglikelihood(instances("loglikelihood", *PAIRS), disable_tqdm=True)
+
+    assert run_threads(3, on_rank) == [expected] * 3
+    assert set(computed) == {0, 1, 2}
 
 
 def test_a_context_longer_than_the_model_loses_its_beginning(language_model):

@@ -10,7 +10,7 @@ import torch
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.evaluation import perplexity
+from krakenlm.evaluation import perplexity, windows
 from krakenlm.text.store import TokenStore
 
 DESIGNED = [
@@ -19,16 +19,17 @@ DESIGNED = [
 ]
 
 
-def run(model, tokens, out):
-    return perplexity.evaluate(model, tokens, out, name="small", seed=3, scale="tiny", run="here", threads=1)
+def run(model, tokens, out, **changes):
+    return perplexity.evaluate(model, tokens, out, name="small", seed=3, scale="tiny", run="here", threads=1, **changes)
 
 
-def hand_loss(model, tokens):
+def hand_loss(model, tokens, stride=48):
     """One token at a time, each from a forward pass over its own context."""
     module, ids = models.load_model(model), TokenStore(tokens).tokens("val").astype(np.int64)
     block, total = module.config.block_size, 0.0
     for position in range(1, len(ids)):
-        start = (position - 1) // block * block
+        # The first window that reaches this token.
+        start = -(-max(0, position - block) // stride) * stride
         with torch.inference_mode():
             logits_V = module(torch.from_numpy(ids[start:position])[None])[0, -1].double()
         total -= torch.log_softmax(logits_V, -1)[ids[position]].item()
@@ -37,17 +38,43 @@ def hand_loss(model, tokens):
 
 def test_loss_is_that_of_one_forward_pass_for_each_token(model, tokens, tmp_path, monkeypatch):
     monkeypatch.setitem(perplexity.LOGITS_PER_BATCH, "cpu", 3 * 48 * 320)
-    (row,) = run(model, tokens, tmp_path / "out.csv")
-    assert row["loss"] == pytest.approx(hand_loss(model, tokens), rel=1e-6)
-    assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
+    for stride in (48, 20):
+        whole, strided = run(model, tokens, tmp_path / "out.csv", stride=stride)
+        assert strided["loss"] == pytest.approx(hand_loss(model, tokens, stride), rel=1e-6)
+        assert strided["perplexity"] == pytest.approx(math.exp(strided["loss"]))
+        assert whole["loss"] == pytest.approx(hand_loss(model, tokens), rel=1e-6)
+        assert (strided["tokens"], strided["documents"]) == (whole["tokens"], whole["documents"])
+        assert strided["protocol"] == f"whole validation set, stride {stride}"
 
 
-def test_every_token_but_the_first_is_predicted_once_whatever_the_length():
-    for total in (2, 8, 9, 10, 33, 50):
-        parts = list(perplexity.batches(np.arange(total), length=8, count=3))
-        predicted = torch.cat([targets.flatten() for _, targets in parts]).tolist()
-        assert predicted == list(range(1, total))
-        assert all((inputs + 1).equal(targets) for inputs, targets in parts)
+def test_the_authors_protocol_is_the_mean_over_random_windows_under_bfloat16(model, tokens, tmp_path):
+    _, row = run(model, tokens, tmp_path / "out.csv", authors_windows=60)
+    module, ids = models.load_model(model), TokenStore(tokens).tokens("val").astype(np.int64)
+    (part,) = windows.at_random(len(ids), 48, 60)
+    means = []
+    for start in part.first_W.tolist():
+        window = torch.from_numpy(ids[start : start + 49])
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            logits_TV = module(window[None, :-1])[0].float()
+            means.append(torch.nn.functional.cross_entropy(logits_TV, window[1:]).item())
+    assert row["loss"] == pytest.approx(np.mean(means), rel=1e-5)
+    assert (row["protocol"], row["tokens"]) == ("authors", 60 * 48)
+    assert row["ci_low"] < row["perplexity"] < row["ci_high"]
+    assert not row.keys() & {"bits_per_byte", "floor_loss"}
+    losses = pandas.read_parquet(tmp_path / "out.parquet").groupby("protocol")[["nats", "tokens"]].sum().loc["authors"]
+    assert losses["nats"] / losses["tokens"] == pytest.approx(row["loss"])
+
+
+def test_two_ranks_write_what_one_writes(model, tokens, tmp_path):
+    for name, ranks in (("one.csv", 1), ("two.csv", 2)):
+        run(model, tokens, tmp_path / name, stride=20, authors_windows=30, ranks=ranks)
+    for suffix in (".csv", ".parquet"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+
+
+def test_a_stride_longer_than_a_window_is_refused(model, tokens, tmp_path):
+    with pytest.raises(InputError, match=r"evaluation\.stride: expected 1 to 48, the model's block_size, found 49"):
+        run(model, tokens, tmp_path / "out.csv", stride=49)
 
 
 def test_bits_per_byte_and_floor_follow_from_the_manifest(model, tokens, tmp_path):

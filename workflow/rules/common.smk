@@ -143,6 +143,8 @@ GPUS = settings.count_gpus() if CONFIG["device"] == "cuda" and not ON_CLUSTER el
 if workflow.is_main_process and not ON_CLUSTER and not plan.is_dry_run(sys.argv):
     # Set nowhere else: Snakemake silently cuts a job's request to it.
     workflow.global_resources["gpu"] = GPUS
+# Of one model's evaluation: a GPU for each rank.
+EVALUATION_GPUS = CONFIG["evaluation"]["ranks"] if CONFIG["device"] == "cuda" else None
 ENGINE, MISSING = find_engine()
 TENSORRT_ARCHITECTURES = [
     name for name in CONFIG["latency"]["architectures"] if name in ARCHITECTURES

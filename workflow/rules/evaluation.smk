@@ -36,21 +36,24 @@ rule perplexity:
         f"{ROOT}/logs/perplexity-{{model}}-seed{{seed}}-{{hash}}.log",
     conda:
         "../../envs/pipeline.yaml"
-    threads: CONFIG["evaluation"]["threads"]
+    threads: CONFIG["evaluation"]["threads"] * CONFIG["evaluation"]["ranks"]
     resources:
-        gpu=1 if CONFIG["device"] == "cuda" else None,
+        gpu=EVALUATION_GPUS,
+        # Not among the params: scores do not depend on it.
+        ranks=CONFIG["evaluation"]["ranks"],
     params:
         launcher=LAUNCHER,
         model=subpath(input.weights, parent=True),
         tokens=subpath(input.manifest, parent=True),
         scale=SCALE,
         threads=CONFIG["evaluation"]["threads"],
+        protocols=settings.perplexity_flags(CONFIG),
     message:
         "Perplexity of {wildcards.model}, seed {wildcards.seed}"
     shell:
         "{params.launcher} krakenlm perplexity {params.model:q} --tokens {params.tokens:q}"
-        " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads}"
-        " --scale {params.scale} --out {output.table:q} > {log:q} 2>&1"
+        " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads} --ranks {resources.ranks}"
+        " {params.protocols} --scale {params.scale} --out {output.table:q} > {log:q} 2>&1"
 
 
 rule ngrams:
@@ -90,9 +93,11 @@ rule superglue:
         f"{ROOT}/logs/superglue-{{model}}-seed{{seed}}-{{hash}}.log",
     conda:
         "../../envs/pipeline.yaml"
-    threads: CONFIG["evaluation"]["threads"]
+    threads: CONFIG["evaluation"]["threads"] * CONFIG["evaluation"]["ranks"]
     resources:
-        gpu=1 if CONFIG["device"] == "cuda" else None,
+        gpu=EVALUATION_GPUS,
+        # Not among the params: scores do not depend on it.
+        ranks=CONFIG["evaluation"]["ranks"],
     params:
         launcher=LAUNCHER,
         model=subpath(input.weights, parent=True),
@@ -106,7 +111,7 @@ rule superglue:
         "SuperGLUE of {wildcards.model}, seed {wildcards.seed}"
     shell:
         "{params.launcher} krakenlm superglue {params.model:q} {params.tasks}"
-        " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads}"
+        " --name {wildcards.model:q} --seed {wildcards.seed} --threads {params.threads} --ranks {resources.ranks}"
         " --scale {params.scale} --out {output.table:q} > {log:q} 2>&1"
 
 
@@ -177,8 +182,10 @@ rule comparisons:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
+        loss_margin=CONFIG["evaluation"]["loss_margin"],
+        score_margin=CONFIG["evaluation"]["score_margin"],
     message:
         "results/comparisons.csv"
     shell:
         "{params.launcher} krakenlm compare --perplexity {input.perplexity:q} --superglue {input.superglue:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --loss-margin {params.loss_margin} --score-margin {params.score_margin} --out {output:q} > {log:q} 2>&1"

@@ -12,12 +12,18 @@ from krakenlm.machine import count_gpus
 
 commands = typer.Typer()
 
+Ranks = Annotated[int, typer.Option(help="Processes that share the work, each with a GPU where there are any.", min=1)]
 
-def score(stage: str, model: Path, on: Path | None, out: Path, name: str, seed: int, **settings: object) -> None:
+
+def score(
+    stage: str, model: Path, on: Path | None, out: Path, name: str, seed: int, ranks: int, **settings: object
+) -> None:
     """Have `evaluate` of krakenlm.evaluation.<stage> score a model, and show its rows."""
-    with writing_stage(stage, out, {}, name=f"{name} seed {seed}", gpus=min(1, count_gpus())) as run:
+    gpus = ranks if count_gpus() else 0
+    with writing_stage(stage, out, {}, name=f"{name} seed {seed}", gpus=gpus) as run:
         evaluate = importlib.import_module(f"krakenlm.evaluation.{stage}").evaluate
-        rows = evaluate(model, on, out, name=name, seed=seed, run=folder_under_results(model), **settings)
+        origin = {"name": name, "seed": seed, "run": folder_under_results(model)}
+        rows = evaluate(model, on, out, **origin, ranks=ranks, **settings)
         run.table(stage, rows)
 
 
@@ -30,9 +36,15 @@ def perplexity(
     seed: Seed = 0,
     scale: Scale = "",
     threads: Threads = 1,
+    ranks: Ranks = 1,
+    stride: Annotated[int | None, typer.Option(help="Also in windows that begin so many tokens apart.", min=1)] = None,
+    authors_windows: Annotated[
+        int, typer.Option(help="Also by the authors' protocol, on so many random windows.", min=0)
+    ] = 0,
 ) -> None:
     """Score a model on the whole validation set."""
-    score("perplexity", model, tokens, out, name=name, seed=seed, scale=scale, threads=threads)
+    protocols = {"stride": stride, "authors_windows": authors_windows}
+    score("perplexity", model, tokens, out, name, seed, ranks, scale=scale, threads=threads, **protocols)
 
 
 @commands.command()
@@ -58,9 +70,10 @@ def superglue(
     seed: Seed = 0,
     scale: Scale = "",
     threads: Threads = 1,
+    ranks: Ranks = 1,
 ) -> None:
     """Score a model on the eight SuperGLUE tasks through lm-eval."""
-    score("superglue", model, tasks, out, name=name, seed=seed, scale=scale, threads=threads)
+    score("superglue", model, tasks, out, name, seed, ranks, scale=scale, threads=threads)
 
 
 @commands.command()

@@ -1,6 +1,6 @@
 """A trained model as lm-eval sees it, registered there as "krakenlm".
 
-Shapes: B batch, T time, V vocabulary, P wanted positions of a pack.
+Shapes: B batch, T time, V vocabulary, P wanted positions of a pack, R requests, S scored tokens.
 """
 
 import functools
@@ -12,6 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows
+from torch import Tensor
 
 from krakenlm.errors import InputError
 from krakenlm.evaluation.packing import Pack, packs
@@ -19,6 +20,7 @@ from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import Sampling, likeliest
 from krakenlm.models import load_model
 from krakenlm.models.blocks import LAST
+from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.text.tokenizer import end_token, load_tokenizer
 
 # Tokens of a pack: enough for matrix products to be efficient, few enough for a CPU's caches.
@@ -44,6 +46,8 @@ class KrakenLM(TemplateLM):
         device: a torch device; by default the GPU if there is one. Without a GPU, cuda means the CPU: lm-eval's
             command line says cuda:0 for everyone who says nothing.
         batch_size, max_batch_size: lm-eval hands these to every model; inputs here are packed by their tokens.
+        comm: ranks that each have this model and are asked the same, so that they share the work: of loglikelihoods
+            each computes every world-th pack, and all get all results, the bits of which are those of one rank alone.
 
     Raises:
         InputError: the folder is not a model's, or its tokenizer is not its vocabulary's.
@@ -55,8 +59,10 @@ class KrakenLM(TemplateLM):
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
+        comm: Collectives = ALONE,
     ) -> None:
         super().__init__()
+        self.comm = comm
         chosen = torch.device(device or "cuda")
         self._device = torch.device("cpu") if chosen.type == "cuda" and not torch.cuda.is_available() else chosen
         self.module = load_model(path).to(self._device)
@@ -96,17 +102,21 @@ class KrakenLM(TemplateLM):
             if len(continuation) > self.max_length:
                 raise InputError(
                     f"continuation: expected at most {self.max_length} tokens, the model's block_size, found "
-                    f"{len(continuation)}; score it with loglikelihood_rolling"
+                    f"{len(continuation)}; choose a model with longer blocks, or score it with loglikelihood_rolling"
                 )
             inputs = tuple((context + continuation)[-self.max_length - 1 : -1])
             asked.setdefault(inputs, []).append(number)
-        results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
+        # Of each request nats and 1 where the continuation is the greedy one; another rank's requests stay 0 here.
+        results_R2 = torch.zeros(len(requests), 2, dtype=torch.float64)
         inputs = sorted(asked)
         wanted = [max(len(requests[number][2]) for number in asked[row]) for row in inputs]
         most_wanted = LOGITS_PER_PACK // self.module.config.vocab_size
-        for part in packs(inputs, wanted, TOKENS_PER_PACK[self._device.type], most_wanted):
-            numbers = [asked[row] for row in inputs[part]]
-            self.score(inputs[part], wanted[part], numbers, requests, results)
+        for place, part in enumerate(packs(inputs, wanted, TOKENS_PER_PACK[self._device.type], most_wanted)):
+            if place % self.comm.world == self.comm.rank:
+                numbers = [asked[row] for row in inputs[part]]
+                self.score(inputs[part], wanted[part], numbers, requests, results_R2)
+        totals_R2 = self.comm.all_reduce(results_R2.to(self._device)).wait().tolist()
+        results = [(nats, bool(is_greedy)) for nats, is_greedy in totals_R2]
         for (text, _, _), result in zip(requests, results, strict=True):
             if text is not None:
                 self.cache_hook.add_partial("loglikelihood", text, result)
@@ -114,9 +124,9 @@ class KrakenLM(TemplateLM):
 
     @torch.inference_mode()
     def score(
-        self, inputs: list[tuple], wanted: list[int], numbers: list[list[int]], requests: Sequence, results: list
+        self, inputs: list[tuple], wanted: list[int], numbers: list[list[int]], requests: Sequence, results_R2: Tensor
     ) -> None:
-        """Put into `results` those of the requests `numbers` of each of `inputs`, from logits at its `wanted` last."""
+        """Put into `results_R2` those of the requests `numbers` of each of `inputs`, by logits at its `wanted` last."""
         last = [range(len(row) - count, len(row)) for row, count in zip(inputs, wanted, strict=True)]
         pack = Pack(inputs, last, self._device)
         logits_PV = self.module(pack.tokens_1T, cache=pack, at=pack.at_P)[0].float()
@@ -134,7 +144,7 @@ class KrakenLM(TemplateLM):
         for number, rows in scored:
             end = start + len(rows)
             is_greedy = [greedy_P[row] for row in rows] == requests[number][2]
-            results[number] = (nats_S[start:end].sum().item(), is_greedy)
+            results_R2[number, 0], results_R2[number, 1] = nats_S[start:end].sum(), is_greedy
             start = end
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:

@@ -64,7 +64,7 @@ def evaluate(tokens: Path, tokenizer: Path, out: Path, scale: str, run: str) -> 
                 "architecture": "n-gram",
                 "parameters": stored,
                 "tokens_seen": len(train),
-                **scores(by_document(losses_P, store, tokenizer), store.manifest),
+                **scores(by_document(losses_P, np.arange(1, len(validation)), store, tokenizer), store.manifest),
                 "data": store.manifest["data"],
                 "protocol": f"whole validation set, {order - 1} tokens of context",
                 "scale": scale,

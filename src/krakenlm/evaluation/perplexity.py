@@ -1,7 +1,7 @@
-"""A model's loss on the whole validation set."""
+"""A model's loss on the validation set, by one protocol or several."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,17 @@ from torch import nn
 from torch.nn import functional
 
 from krakenlm.errors import InputError
+from krakenlm.evaluation.ranks import on_ranks
 from krakenlm.evaluation.statistics import bootstrap_interval
+from krakenlm.evaluation.windows import Windows, at_random, batches, in_order
 from krakenlm.files import read_json, write_table, writing
 from krakenlm.models import load_model
+from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.text.store import TokenStore
 from krakenlm.text.tokenizer import load_tokenizer
 
 PROTOCOL = "whole validation set, non-overlapping windows"
+AUTHORS = "authors"
 COLUMNS = (
     "model",
     "architecture",
@@ -47,53 +51,118 @@ LOGITS_PER_BATCH = {"cpu": 8_000_000, "cuda": 200_000_000}
 
 
 def evaluate(
-    model: Path, tokens: Path, out: Path, name: str, seed: int, scale: str, run: str, threads: int
+    model: Path,
+    tokens: Path,
+    out: Path,
+    name: str,
+    seed: int,
+    scale: str,
+    run: str,
+    threads: int,
+    stride: int | None = None,
+    authors_windows: int = 0,
+    ranks: int = 1,
 ) -> list[dict]:
-    """Score a model on the whole validation set; write the row as CSV and, beside it, each document's loss as parquet.
+    """Score a model on validation tokens; write the rows as CSV and, beside it, each document's losses as parquet.
 
-    The validation tokens are cut into windows that follow one another: window k predicts tokens
-    1 + k * block_size to (k + 1) * block_size, each from the tokens before it that lie in the window's inputs
-    k * block_size, ... So every token but the very first is predicted exactly once (the last window is shorter),
-    with a context of 1 to block_size tokens. Documents follow one another as in training, with the end token
-    between them; end tokens are predicted and counted like any other, and belong to the document they end.
+    There is a row for each protocol:
+
+    - The whole validation set, in windows that follow one another: window k predicts tokens 1 + k * block_size to
+      (k + 1) * block_size, each from the tokens before it that lie in the window's inputs k * block_size, ... So every
+      token but the very first is predicted exactly once (the last window is shorter), with a context of 1 to block_size
+      tokens.
+    - With `stride` the same tokens again, in windows that begin so many tokens after one another (windows.in_order):
+      more context for each, and block_size / stride times the work.
+    - With `authors_windows` the authors' protocol: so many windows of block_size tokens from random places, the same
+      ones for each model, under bfloat16 autocast.
+
+    Documents follow one another as in training, with the end token between them; end tokens are predicted and counted
+    like any other, and belong to the document they end.
 
     `loss` is the mean over predicted tokens in nats, summed in float64; `perplexity` its exponential, with the
     bootstrap's 95% interval over documents, `ci_low` to `ci_high`; `bits_per_byte` the sum in bits over the UTF-8
     bytes of the validation text, with its own; `floor_loss` and `floor_perplexity` what the text's own generator
-    would reach (nats of the documents over the same number of tokens), empty where nobody knows.
+    would reach (nats of the documents over the same number of tokens), empty where nobody knows. Random windows cut
+    through documents: what they have in bytes, and the floor, is empty.
 
     Args:
         model: model folder (config.json, model.safetensors, tokenizer.json, metrics.json).
         tokens: tokens folder (text.store.TokenStore).
-        out: the CSV to write, one row with the columns of `COLUMNS`; beside it, with the suffix .parquet, one row per
-            document with the columns of `DOCUMENT_COLUMNS`.
+        out: the CSV to write, with the columns of `COLUMNS`; beside it, with the suffix .parquet, one row per protocol
+            and document with the columns of `DOCUMENT_COLUMNS`.
         name, seed, scale, run: go into the rows.
-        threads: threads that torch may use; equal numbers give equal bits.
+        threads: threads that torch may use, of each rank; equal numbers give equal bits.
+        ranks: processes, each with a GPU where there are as many, that share the windows; the bits are those of one.
 
     Raises:
-        InputError: the model's tokenizer is not the tokens' or not its own, or a file is missing or damaged.
+        InputError: the model's tokenizer is not the tokens' or not its own, the stride is longer than a window, or a
+            file is missing or damaged.
     """
-    torch.set_num_threads(threads)
-    store = TokenStore(tokens)
-    module = load_model(model)
-    tokenizer = Path(model) / "tokenizer.json"
-    check_vocabulary(model, module.config.vocab_size, store)
+    arguments = {"model": str(model), "tokens": str(tokens), "out": str(out), "stride": stride}
+    arguments |= {
+        "authors_windows": authors_windows,
+        "names": {"model": name, "seed": seed, "scale": scale, "run": run},
+    }
+    return on_ranks("krakenlm.evaluation.perplexity:evaluate_on_rank", evaluate_on_rank, arguments, ranks, threads)
+
+
+def evaluate_on_rank(
+    comm: Collectives,
+    device: str,
+    model: str,
+    tokens: str,
+    out: str,
+    stride: int | None,
+    authors_windows: int,
+    names: Mapping,
+) -> list[dict]:
+    """`evaluate` on one of the ranks that share the windows; the first one writes, and returns the rows."""
+    store, tokenizer, module = TokenStore(tokens), Path(model) / "tokenizer.json", load_model(model)
+    check_vocabulary(Path(model), module.config.vocab_size, store)
+    chosen = protocols(len(validation_tokens(store)), module.config.block_size, stride, authors_windows)
     metrics = read_json(Path(model) / "metrics.json")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    losses_P = token_losses(module.to(device), validation_tokens(store), device)
-    documents = by_document(losses_P, store, tokenizer)
-    common = {"model": name, "protocol": PROTOCOL, "data": store.manifest["data"]}
-    row = {
+    described = {
         "architecture": module.config.architecture,
         "degree": getattr(module.config, "degree", None),
         "parameters": metrics.get("parameters"),
         "tokens_seen": metrics.get("tokens_seen"),
-        **scores(documents, store.manifest),
+        "data": store.manifest["data"],
+        **names,
     }
-    origin = {"seed": seed, "scale": scale, "run": run}
+    module, rows, tables = module.to(device), [], []
+    for protocol, parts in chosen.items():
+        losses_P = token_losses(module, store.tokens("val"), parts, torch.device(device), comm, protocol == AUTHORS)
+        if comm.rank:
+            continue
+        documents = by_document(losses_P, np.concatenate([part.at_P for part in parts]), store, tokenizer)
+        found = scores(documents, store.manifest) if protocol != AUTHORS else loss_scores(documents)
+        rows.append({**described, **found, "protocol": protocol})
+        documents = documents[documents["tokens"] > 0]
+        tables.append(documents.assign(protocol=protocol, data=described["data"], **names)[list(DOCUMENT_COLUMNS)])
+    if comm.rank:
+        return []
     with writing(Path(out).with_suffix(".parquet")) as temporary:
-        documents.assign(**common, **origin)[list(DOCUMENT_COLUMNS)].to_parquet(temporary, index=False)
-    return write_table(out, [common | row | origin], COLUMNS)
+        pandas.concat(tables).to_parquet(temporary, index=False)
+    return write_table(Path(out), rows, COLUMNS)
+
+
+def protocols(tokens: int, block_size: int, stride: int | None, authors_windows: int) -> dict[str, list[Windows]]:
+    """Protocol -> the windows that it asks of a model.
+
+    Raises:
+        InputError: the stride is longer than a window.
+    """
+    chosen = {PROTOCOL: in_order(tokens, block_size, block_size)}
+    if stride is not None:
+        if not 0 < stride <= block_size:
+            raise InputError(
+                f"evaluation.stride: expected 1 to {block_size}, the model's block_size, found {stride}; tokens "
+                "between windows would be left out; lower it"
+            )
+        chosen[f"whole validation set, stride {stride}"] = in_order(tokens, block_size, stride)
+    if authors_windows:
+        chosen[AUTHORS] = at_random(tokens, block_size, authors_windows)
+    return chosen
 
 
 def check_vocabulary(model: Path, vocab_size: int, store: TokenStore) -> None:
@@ -118,54 +187,68 @@ def validation_tokens(store: TokenStore) -> np.ndarray:
     return tokens
 
 
-def by_document(losses_P: np.ndarray, store: TokenStore, tokenizer: Path) -> pandas.DataFrame:
+def by_document(losses_P: np.ndarray, at_P: np.ndarray, store: TokenStore, tokenizer: Path) -> pandas.DataFrame:
     """One row per validation document: document (its number), nats, tokens (predicted ones), bytes.
 
     Args:
-        losses_P: nats of each validation token but the first.
+        losses_P: nats of predicted validation tokens.
+        at_P: their places in the validation set, 1 or more; a place may come more than once.
         store: the tokens folder.
         tokenizer: tokenizer.json that made it. bytes are those of the decoded tokens, NaN where these are not the
-            text's own, as with tokenizers that normalise.
+            text's own, as with tokenizers that normalise, and where not each token but the first is predicted once.
     """
     tokens, split = store.tokens("val"), store.manifest["splits"]["val"]
-    document_P = np.cumsum(tokens[:-1] == store.manifest["end_token"])
-    ends = np.flatnonzero(tokens == store.manifest["end_token"])
-    texts = load_tokenizer(tokenizer).decode_batch(
-        [part.tolist()[:-1] for part in np.split(tokens, ends[:-1] + 1)], skip_special_tokens=False
-    )
-    size_U = np.array([len(text.encode("utf-8")) for text in texts], dtype=np.float64)
-    return pandas.DataFrame(
+    end = store.manifest["end_token"]
+    # The last document of a file made elsewhere may have no end token.
+    ends = np.union1d(np.flatnonzero(tokens == end), len(tokens) - 1)
+    document_P = np.searchsorted(ends, at_P)
+    documents = pandas.DataFrame(
         {
             "document": np.arange(len(ends)),
             "nats": np.bincount(document_P, losses_P, minlength=len(ends)),
             "tokens": np.bincount(document_P, minlength=len(ends)),
-            "bytes": size_U if size_U.sum() == split["bytes"] else np.nan,
+            "bytes": np.nan,
         }
     )
+    if np.array_equal(at_P, np.arange(1, len(tokens))):
+        texts = load_tokenizer(tokenizer).decode_batch(
+            [part[part != end].tolist() for part in np.split(tokens, ends[:-1] + 1)], skip_special_tokens=False
+        )
+        size_U = np.array([len(text.encode("utf-8")) for text in texts], dtype=np.float64)
+        if size_U.sum() == split["bytes"]:
+            documents["bytes"] = size_U
+    return documents
 
 
 def scores(documents: pandas.DataFrame, manifest: Mapping) -> dict:
-    """The columns that follow from each document's nats, tokens and bytes (`by_document`)."""
-    split = manifest["splits"]["val"]
-    nats, predicted = math.fsum(documents["nats"]), int(documents["tokens"].sum())
+    """The columns that follow from each document's nats, tokens and bytes (`by_document`), of the whole set."""
+    split, found = manifest["splits"]["val"], loss_scores(documents)
     # The floor is the whole documents' information; it is spread over the tokens that are predicted here.
-    floor = None if split["nats"] is None else split["nats"] / predicted
-    loss_interval = bootstrap_interval(documents["nats"].to_numpy(), documents["tokens"].to_numpy())
+    floor = None if split["nats"] is None else split["nats"] / found["tokens"]
     bits_interval = (None, None)
     if documents["bytes"].notna().all():
         bits_interval = bootstrap_interval(documents["nats"].to_numpy() / math.log(2), documents["bytes"].to_numpy())
+    return found | {
+        "bits_per_byte": math.fsum(documents["nats"]) / math.log(2) / split["bytes"],
+        "floor_loss": floor,
+        "floor_perplexity": None if floor is None else exponential(floor),
+        "bits_per_byte_ci_low": bits_interval[0],
+        "bits_per_byte_ci_high": bits_interval[1],
+    }
+
+
+def loss_scores(documents: pandas.DataFrame) -> dict:
+    """The columns that need no more than each document's nats and tokens."""
+    documents = documents[documents["tokens"] > 0]
+    nats, predicted = math.fsum(documents["nats"]), int(documents["tokens"].sum())
+    low, high = bootstrap_interval(documents["nats"].to_numpy(), documents["tokens"].to_numpy())
     return {
         "loss": nats / predicted,
         "perplexity": exponential(nats / predicted),
-        "bits_per_byte": nats / math.log(2) / split["bytes"],
         "tokens": predicted,
-        "floor_loss": floor,
-        "floor_perplexity": None if floor is None else exponential(floor),
         "documents": len(documents),
-        "ci_low": None if loss_interval[0] is None else exponential(loss_interval[0]),
-        "ci_high": None if loss_interval[1] is None else exponential(loss_interval[1]),
-        "bits_per_byte_ci_low": bits_interval[0],
-        "bits_per_byte_ci_high": bits_interval[1],
+        "ci_low": None if low is None else exponential(low),
+        "ci_high": None if high is None else exponential(high),
     }
 
 
@@ -178,28 +261,28 @@ def exponential(loss: float) -> float:
 
 
 @torch.inference_mode()
-def token_losses(module: nn.Module, tokens: np.ndarray, device: torch.device) -> np.ndarray:
-    """Loss in nats of each of `tokens` but the first, float64, in windows that do not overlap."""
-    losses = []
-    config = module.config
-    windows = max(1, LOGITS_PER_BATCH[device.type] // (config.block_size * config.vocab_size))
-    for inputs_BT, targets_BT in batches(tokens, config.block_size, windows):
-        logits_BTV = module(inputs_BT.to(device)).float()
-        loss_L = functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.to(device).flatten(), reduction="none")
-        losses.append(loss_L.cpu().double().numpy())
-    return np.concatenate(losses)
+def token_losses(
+    module: nn.Module,
+    tokens: np.ndarray,
+    parts: list[Windows],
+    device: torch.device,
+    comm: Collectives = ALONE,
+    bfloat16: bool = False,
+) -> np.ndarray:
+    """Loss in nats of each token that `parts` predict, float64, in their order; on every rank those of all.
 
-
-def batches(tokens: np.ndarray, length: int, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (inputs_BT, targets_BT), int64: `count` windows of `length` at a time, the shorter last one alone."""
-    predicted = len(tokens) - 1
-    windows = predicted // length
-    for first in range(0, windows, count):
-        yield cut(tokens, first * length, min(count, windows - first), length)
-    if predicted % length:
-        yield cut(tokens, windows * length, 1, predicted % length)
-
-
-def cut(tokens: np.ndarray, start: int, count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    piece = torch.from_numpy(np.array(tokens[start : start + count * length + 1], dtype=np.int64))
-    return piece[:-1].view(count, length), piece[1:].view(count, length)
+    Each rank computes every world-th batch, and a batch is the same however many ranks there are.
+    """
+    most_tokens = LOGITS_PER_BATCH[device.type] // module.config.vocab_size
+    losses_P, start = torch.zeros(sum(part.at_P.size for part in parts), dtype=torch.float64, device=device), 0
+    for number, batch in enumerate(batches(parts, most_tokens)):
+        end = start + batch.at_P.size
+        if number % comm.world == comm.rank:
+            inputs_BT, targets_BC = (torch.from_numpy(each).to(device) for each in batch.cut(tokens))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                logits_BCV = module(inputs_BT, at=slice(-batch.counted, None)).float()
+            losses_P[start:end] = functional.cross_entropy(
+                logits_BCV.flatten(0, 1), targets_BC.flatten(), reduction="none"
+            )
+        start = end
+    return comm.all_reduce(losses_P).wait().cpu().numpy()

@@ -4,21 +4,22 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import lm_eval.tasks
 import pandas
-import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as run_tasks
 from scipy.stats import binom
 
 from krakenlm.errors import InputError
 from krakenlm.evaluation.lm import KrakenLM
+from krakenlm.evaluation.ranks import on_ranks
 from krakenlm.files import read_json, write_table, writing
+from krakenlm.models.collectives import Collectives
 
 COLUMNS = (
     "model",
@@ -41,6 +42,7 @@ COLUMNS = (
 HUB, HUB_REVISION = "aps/super_glue", "3de24cf8022e94f4ee4b9d55a6f539891524d646"
 LM_EVAL_TASKS = Path(lm_eval.tasks.__file__).parent / "super_glue"
 SPLIT = "validation"
+CORRECTED = "acc (corrected)"  # MultiRC's, see `evaluate`
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ TASKS = {
 
 
 def evaluate(
-    model: Path, tasks: Path | None, out: Path, name: str, seed: int, scale: str, run: str, threads: int
+    model: Path, tasks: Path | None, out: Path, name: str, seed: int, scale: str, run: str, threads: int, ranks: int = 1
 ) -> list[dict]:
     """Score a model on the eight tasks; write one row for each metric as CSV and, beside it, each example as parquet.
 
@@ -93,18 +95,29 @@ def evaluate(
         out: the CSV to write, with the columns of `COLUMNS`; beside it, with the suffix .parquet, the predictions
             (`predictions`).
         name, seed, scale, run: go into the rows.
-        threads: threads that torch may use; equal numbers give equal bits.
+        threads: threads that torch may use, of each rank; equal numbers give equal bits.
+        ranks: processes, each with a GPU where there are as many, that share the requests; the bits are those of one.
 
     Raises:
         InputError: a file is missing, or a row of it is not as its task needs it.
     """
-    torch.set_num_threads(threads)
+    arguments = {"model": str(model), "tasks": None if tasks is None else str(tasks), "out": str(out)}
+    arguments["names"] = {"model": name, "seed": seed, "scale": scale, "run": run}
+    return on_ranks("krakenlm.evaluation.superglue:evaluate_on_rank", evaluate_on_rank, arguments, ranks, threads)
+
+
+def evaluate_on_rank(
+    comm: Collectives, device: str, model: str, tasks: str | None, out: str, names: Mapping
+) -> list[dict]:
+    """`evaluate` on one of the ranks that share the requests; the first one writes, and returns the rows."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    language_model = KrakenLM(model)
-    loaded = load_tasks(tasks)
+    language_model = KrakenLM(model, device, comm=comm)
+    loaded = load_tasks(None if tasks is None else Path(tasks))
     # No metric of the eight is bootstrapped; a positive number makes lm-eval give standard errors at all.
     results = run_tasks(language_model, loaded, bootstrap_iters=1, log_samples=True)
-    common = {"model": name, "data": data_label(tasks), "seed": seed, "scale": scale, "run": run}
+    if comm.rank:
+        return []
+    common = {"data": data_label(tasks), **names}
     rows = [
         common | row
         for key, task in TASKS.items()
@@ -126,16 +139,24 @@ def predictions(samples: Mapping) -> pandas.DataFrame:
             "task": key,
             "example": sample["doc_id"],
             "metric": metric,
-            "value": float(sample[metric]),
+            "value": value,
             "predicted": max(range(len(nats)), key=nats.__getitem__),
             "nats": nats,
         }
         for key, task in TASKS.items()
         for sample in samples[task.lm_eval_name]
         for nats in [[float(answer[0]) for answer in sample["filtered_resps"]]]
-        for metric in task.metrics
-        if isinstance(sample[metric], int | float)
+        for metric, value in values(key, task, sample)
     )
+
+
+def values(key: str, task: Task, sample: Mapping) -> Iterator[tuple[str, float]]:
+    """(metric, value) of one example; MultiRC's as lm-eval has it and corrected."""
+    for metric in task.metrics:
+        if isinstance(sample[metric], int | float):
+            yield metric, float(sample[metric])
+    if key == "multirc":
+        yield CORRECTED, 1 - float(sample["acc"])
 
 
 def load_tasks(folder: Path | None) -> dict:
@@ -254,7 +275,7 @@ def corrected(row: Mapping) -> dict:
     hits = round((1 - row["value"]) * row["n"])
     return {
         **row,
-        "metric": "acc (corrected)",
+        "metric": CORRECTED,
         "value": 1 - row["value"],
         "p_value": p_value(hits, row["n"], row["chance"]),
         "reported": False,
@@ -291,7 +312,7 @@ def entity_guess(metric: str, lm_eval_task: ConfigurableTask, samples: Sequence[
     return total / len(samples)
 
 
-def data_label(folder: Path | None) -> str:
+def data_label(folder: str | Path | None) -> str:
     """The `data` column: the label in the folder's tasks.json, which says so where the tasks are synthetic."""
     if folder is None:
         return f"{HUB}@{HUB_REVISION[:7]}"
