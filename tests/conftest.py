@@ -61,8 +61,9 @@ class Checkout:
         """A PATH on which `nvidia-smi` reports `count` GPUs."""
         folder = self.folder / "claimed"
         folder.mkdir()
-        listing = "".join(f"echo '{index}, GPU-{index}, Some GPU'\n" for index in range(count))
-        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{listing}")
+        answer = 'case "$1" in *memory.total*) found="81559 MiB" ;; *) found="Some GPU" ;; esac\n'
+        listing = "".join(f'echo "{index}, GPU-{index}, $found"\n' for index in range(count))
+        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}{listing}")
         (folder / "nvidia-smi").chmod(0o755)
         return f"{folder}:{os.environ['PATH']}"
 

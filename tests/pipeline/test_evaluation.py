@@ -64,15 +64,15 @@ def test_a_missing_task_of_the_download_is_named_before_anything_starts(checkout
     assert not list((checkout.folder / "results").glob("tiny/*/models"))
 
 
-def test_each_rank_of_an_evaluation_gets_a_gpu_and_more_than_there_are_is_refused(checkout):
+def test_the_ranks_of_an_evaluation_are_the_configs_and_more_than_gpus_are_refused(checkout):
     path = checkout.claim_gpus(2)
     arguments = ("results/perplexity.csv", "results/superglue.csv", "--config", "device=cuda")
-    run = checkout.miniature("--dry-run", *arguments, "evaluation={ranks: 2}", PATH=path)
+    run = checkout.miniature("--dry-run", "--printshellcmds", *arguments, "evaluation={ranks: 2}", PATH=path)
     assert run.returncode == 0, run.stdout
-    for rule in ("perplexity", "superglue"):
-        jobs = run.stdout.split(f"rule {rule}:")[1:]
-        assert len(jobs) == 2
-        assert all("gpu=2" in job.split("rule ")[0] for job in jobs)
+    for stage in ("perplexity", "superglue"):
+        commands = [line for line in run.stdout.splitlines() if f"krakenlm {stage} " in line]
+        assert len(commands) == 2
+        assert all("--ranks 2 " in command for command in commands)
     run = checkout.miniature(*arguments, "evaluation={ranks: 3}", PATH=path)
     assert run.returncode != 0
     assert "evaluation.ranks: expected at most this machine's 2 GPU(s), found 3; lower it" in run.stdout
