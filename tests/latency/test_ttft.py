@@ -4,12 +4,14 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 
 from krakenlm.errors import InputError
 from krakenlm.latency import statistics, ttft
 from krakenlm.latency.turns import interleave
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.collectives import ALONE
+from krakenlm.models.sizing import sizes_of
 
 
 def test_a_summary_says_what_the_runs_were():
@@ -45,6 +47,21 @@ def test_runs_are_precise_once_every_speedups_interval_is_narrow():
     assert statistics.precise(even, [even, [5.0] * 20], precision=0.01)
     assert not statistics.precise(even, [even, uneven], precision=0.05)
     assert statistics.precise(even, [even, uneven], precision=0.25)
+
+
+def test_every_row_is_timed_on_its_own_architecture_and_chunks_share_their_weights():
+    names = ["standard", "standard-chunked", "parallel", "ladder", "kraken"]
+    sizes = {"n_layer": 2, "vocab_size": 64, "block_size": 16}
+    timed = [
+        {"name": name, "chunks": ttft.CHUNKS.get(name, 1), "sizes": sizes | sizes_of(ttft.built_as(name), 32, 4, 1)}
+        for name in names
+    ]
+    modules = dict(zip(names, ttft.random_modules(timed, ALONE, "cpu", torch.float32, 0), strict=True))
+    found = {name: module.config.architecture for name, module in modules.items()}
+    assert found == {name: ttft.built_as(name) for name in names}
+    standard, chunked = modules["standard"], modules["standard-chunked"]
+    assert (standard.chunks, chunked.chunks) == (1, 2)
+    assert standard.embedding.tokens is chunked.embedding.tokens
 
 
 def test_runs_go_on_until_the_first_rank_has_enough():

@@ -24,6 +24,7 @@ from krakenlm.latency.bandwidth import settle
 from krakenlm.latency.links import LOOPBACK, TOLERANCE, LinkError, network, off_its_label
 from krakenlm.latency.turns import INTERLEAVE, interleave
 from krakenlm.machine import refuse_missing_ranks
+from krakenlm.models.blocks import Config
 from krakenlm.models.collectives import Collectives
 from krakenlm.models.sizing import kv_bytes_per_token, parameter_count, sizes_of
 
@@ -218,14 +219,14 @@ def time_on_rank(
 def random_modules(
     timed: list[dict], comm: Collectives, device: str, dtype: torch.dtype, seed: int
 ) -> list[torch.nn.Module]:
-    """Every model's rank with random weights; rows of the same sizes share theirs."""
-    drawn: dict[str, torch.nn.Module] = {}
+    """Every model's rank with random weights; rows of the same architecture and sizes share theirs."""
+    drawn: dict[Config, torch.nn.Module] = {}
     modules = []
     for each in timed:
         config = models.config_from_dict(each["sizes"])
-        if str(config) not in drawn:
-            drawn[str(config)] = random_rank(config, comm.rank, comm.world, seed, device, dtype)
-        module = copy.copy(drawn[str(config)])
+        if config not in drawn:
+            drawn[config] = random_rank(config, comm.rank, comm.world, seed, device, dtype)
+        module = copy.copy(drawn[config])
         if each["chunks"] > 1:
             module.chunks = each["chunks"]
         modules.append(module)
