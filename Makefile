@@ -3,13 +3,14 @@
 # make test-all    the tests that take longer, too, and as root test-slurm's
 # make test-slurm  a SLURM cluster of two nodes on this machine (Debian, as root), and the pipeline through it
 # make lint        ruff, snakefmt, snakemake --lint
+# make docs       the pages of docs/ as a site in site/, every link checked; the page of all keys anew
 # make lock        requirements.lock anew from pyproject.toml
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 ACTIVATE := . $(VENV)/bin/activate
 
-.PHONY: reproduce test test-all test-slurm lint lock install
+.PHONY: reproduce test test-all test-slurm lint docs lock install
 
 reproduce: install
 	$(ACTIVATE) && snakemake --cores all
@@ -26,6 +27,9 @@ test-slurm: install
 
 lint: install
 	$(ACTIVATE) && ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && snakemake --lint
+
+docs: install
+	$(ACTIVATE) && python workflow/schemas/reference.py && mkdocs build --strict --quiet --site-dir site
 
 install: $(VENV)/.installed
 

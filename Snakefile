@@ -1,5 +1,5 @@
 # Text becomes tokens, tokens become models, models become scores and engines, engines become latencies, and all of it
-# becomes one report. `snakemake -n` lists what would run; config/README.md has every key.
+# becomes one report. `snakemake -n` lists what would run; docs/configuration.md has every key.
 from snakemake.utils import min_version
 
 min_version("9.27")

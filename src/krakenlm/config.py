@@ -24,6 +24,7 @@ import yaml
 from krakenlm.errors import InputError
 from krakenlm.files import read_json, write_json
 from krakenlm.machine import count_gpus
+from krakenlm.models import ARCHITECTURES
 
 SCALES = ("tiny", "single-gpu", "paper")
 TEXT_KEYS = {"embedded": ("words",), "files": ("files",), "hub": ("name", "revision"), "bin": ("folder", "tokenizer")}
@@ -32,6 +33,8 @@ TEXT_DEFAULTS = {"files": {"column": "text", "document": "line"}, "hub": {"colum
 TEXT_CHOICES = ("deduplicate", "subset")
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 HARDWARE = Path("config/hardware")
+# Rows of the timings: every architecture, and another way to run one.
+TIMED = (*ARCHITECTURES, "standard-chunked")
 # Files below this many bytes are hashed anew each time; the hash of a larger one is remembered.
 QUICKLY_HASHED = 100_000_000
 # Tasks as everything here names them -> their folders in the official download.
@@ -245,7 +248,7 @@ def describe_schema_error(error: object) -> str:
     """One line for a jsonschema ValidationError: the key, what was expected, what was found, what to do."""
     key = ".".join(str(part) for part in error.absolute_path)
     found, expected = error.instance, error.validator_value
-    hint = "see config/README.md for every key"
+    hint = "see docs/configuration.md for every key"
     if error.validator == "additionalProperties":
         unknown = sorted(set(found) - set(error.schema.get("properties", {})))
         names = ", ".join(f"{key}.{name}".lstrip(".") for name in unknown)
@@ -326,6 +329,12 @@ def check(config: Mapping) -> None:
                 raise InputError(
                     f"latency.sizes.{name}.n_head: expected a multiple of every latency.tp, found {size['n_head']} "
                     f"with tp {tp}; change one of the two"
+                )
+    for section in ("latency", "simulation"):
+        for name in config[section]["architectures"]:
+            if name not in TIMED:
+                raise InputError(
+                    f"{section}.architectures: expected some of {', '.join(TIMED)}, found {name!r}; correct it"
                 )
     for place, hardware in enumerate(config["simulation"]["hardware"]):
         check_hardware(f"simulation.hardware[{place}]", hardware)
@@ -475,7 +484,12 @@ def check_model(key: str, model: Mapping) -> None:
     """Check that heads divide over splits and widths over heads."""
     for name in ("architecture", "n_layer", "n_head", "width"):
         if name not in model:
-            raise InputError(f"{key}.{name}: expected a value, found none; set it (see config/README.md for every key)")
+            raise InputError(f"{key}.{name}: expected a value, found none; set it (every key: docs/configuration.md)")
+    if model["architecture"] not in ARCHITECTURES:
+        raise InputError(
+            f"{key}.architecture: expected one of {', '.join(ARCHITECTURES)}, found {model['architecture']!r}; choose "
+            "one, or add yours to the registry (docs/architecture.md)"
+        )
     degree = model.get("degree", 1)
     if model["architecture"] == "kraken" and "degree" not in model:
         raise InputError(f"{key}.degree: expected the number of splits of a kraken, found none; set it")

@@ -101,7 +101,7 @@ def simulate(
 def timeline(
     size: Annotated[str, typer.Option(help="1.3b, 6.7b, 13b, 65b, 175b, or n_layer, width, n_head as JSON.")],
     hardware: Annotated[str, typer.Option(help="Name in config/hardware, or a file.")],
-    architecture: Annotated[str, typer.Option(help="standard, standard-chunked, parallel, ladder, kraken")],
+    architecture: Annotated[str, typer.Option(help="An architecture, or standard-chunked.")],
     tp: Annotated[int, typer.Option(help="Number of ranks.", min=1)],
     out: Out,
     context: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 2048,

@@ -143,7 +143,7 @@ def check_keys(option: str, values: dict, function: Callable, given: set[str]) -
     wanted = set(inspect.signature(function).parameters) - given
     for key in sorted(wanted ^ set(values)):
         expected, found = ("a value", "none") if key in wanted else ("no such key", repr(values[key]))
-        raise InputError(f"--{option}: {key}: expected {expected}, found {found}; see config/README.md")
+        raise InputError(f"--{option}: {key}: expected {expected}, found {found}; see docs/configuration.md")
 
 
 def folder_under_results(path: Path) -> str:

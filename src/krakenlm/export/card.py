@@ -84,8 +84,9 @@ def description(config: Config) -> str:
     sizes = config.to_dict()
     splits = f", {config.splits} splits of width {config.width}" if config.architecture == "kraken" else ""
     width = "" if splits else f", width {config.width}"
+    kind = KINDS.get(config.architecture, f"a {config.architecture} Transformer")
     return (
-        f"This is {KINDS[config.architecture]}, made with krakenlm: {parameter_count(sizes):,} parameters, "
+        f"This is {kind}, made with krakenlm: {parameter_count(sizes):,} parameters, "
         f"{config.n_layer} layers{splits}{width}, {config.n_head} attention heads{' in all' if splits else ''}, "
         f"a vocabulary of {config.vocab_size}, sequences of up to {config.block_size} tokens, "
         f"{'with' if config.bias else 'no'} biases, {'a tied' if config.tied else 'an untied'} head."

@@ -26,7 +26,8 @@ from krakenlm.models.sizing import ffn_expansion
 # contextFusedMultiHeadAttention/fmhaRunner.cpp) and decode (kernels/decoderMaskedMultiheadAttention.cu).
 HEAD_SIZES = (32, 64, 80, 96, 104, 128, 160, 192, 256)
 
-# The class that TensorRT-LLM builds an engine of; standard is its own, the others are in tensorrt/definitions.py.
+# The class that TensorRT-LLM builds an engine of; standard is its own, the others are in tensorrt/definitions.py. An
+# architecture that is not written there has shards for the PyTorch engine alone.
 TENSORRT_CLASSES = {
     "standard": "GPTForCausalLM",
     "parallel": "KrakenlmParallelForCausalLM",
@@ -71,7 +72,7 @@ def checkpoint_config(config: Config, tp: int) -> dict:
     """
     padded = padded_head_size(config.head_size)
     described = {
-        "architecture": TENSORRT_CLASSES[config.architecture],
+        "architecture": TENSORRT_CLASSES.get(config.architecture, config.architecture),
         "dtype": "float32",
         "logits_dtype": "float32",
         "vocab_size": config.vocab_size,

@@ -17,10 +17,11 @@ from krakenlm.latency.kernels import INTERVAL, HeldOut
 from krakenlm.latency.simulate import play
 from krakenlm.latency.sweep import Model, divides, models_of, timeline_of
 from krakenlm.latency.trace import Operation, Trace
+from krakenlm.models import ARCHITECTURES
 from krakenlm.models.sizing import kraken_width_for_total, parameter_count, standard_shape
 
 # The chunked form of standard needs a prompt: token by token it is standard.
-ARCHITECTURES = ("standard", "standard-chunked", "parallel", "ladder", "kraken")
+ROWS = ("standard", "standard-chunked", *(name for name in ARCHITECTURES if name != "standard"))
 MEMORY_TOKENS = (2048, 8192, 32768)  # in each row's cache, for the columns of memory
 COLUMNS = [
     "hardware", "architecture", "degree", "tp", "parameters", "width", "n_head", "n_layer", "context", "batch",
@@ -100,7 +101,7 @@ def equal_models(shape: Mapping, tp: int, degrees: Sequence[int], heads: str, le
     """The models of one size on `tp` ranks, a Kraken of each degree as near to the standard model's parameters in all
     as its heads allow."""
     standard = {"architecture": "standard", **shape, **lengths}
-    others = [name for name in ARCHITECTURES if name != "kraken"]
+    others = [name for name in ROWS if name != "kraken"]
     found = models_of(others, shape, tp, [], heads, lengths)
     for degree in sorted({max(tp, 2), *degrees}):
         if heads == "head_count" and shape["n_head"] % degree:

@@ -241,7 +241,7 @@ def read_settings(text: str, keys: tuple[str, ...]) -> dict:
         raise InputError(f"--settings: expected JSON, found {text!r} ({error}); correct it") from None
     for key in keys:
         if not isinstance(values, dict) or key not in values:
-            raise InputError(f"--settings: {key}: expected a value, found none; see config/README.md")
+            raise InputError(f"--settings: {key}: expected a value, found none; see docs/configuration.md")
     return {key: values[key] for key in keys}
 
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the sizing arithmetic do
     from krakenlm.models.blocks import Config
 
 # Name -> class, in krakenlm.models.<name>.
-ARCHITECTURES = {"standard": "Standard", "parallel": "Parallel", "ladder": "Ladder", "kraken": "Kraken"}
+ARCHITECTURES = {
+    "standard": "Standard",
+    "parallel": "Parallel",
+    "ladder": "Ladder",
+    "kraken": "Kraken",
+}
 
 
 def architecture_module(name: str) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from krakenlm.errors import InputError
-from krakenlm.inference.shards import HEAD_SIZES, padded_head_size, resize_heads
+from krakenlm.inference.shards import HEAD_SIZES, TENSORRT_CLASSES, padded_head_size, resize_heads
 from krakenlm.models.blocks import Config
 
 # Parts of a layer's names, ours to TensorRT-LLM's.
@@ -37,8 +37,14 @@ def refuse_unbuildable(config: Config, tp: int) -> None:
     """Refuse what the PyTorch engine can run and TensorRT-LLM cannot.
 
     Raises:
-        InputError: heads are larger than its kernels take, or ranks would share a Kraken's split.
+        InputError: the architecture is not written for it, heads are larger than its kernels take, or ranks would
+            share a Kraken's split.
     """
+    if config.architecture not in TENSORRT_CLASSES:
+        raise InputError(
+            f"architecture: expected one that is written for TensorRT-LLM ({', '.join(TENSORRT_CLASSES)}), found "
+            f"{config.architecture}; take the PyTorch engine (engine: torch), or write it in tensorrt/definitions.py"
+        )
     if config.head_size > HEAD_SIZES[-1]:
         raise InputError(
             f"head size: expected at most {HEAD_SIZES[-1]} for TensorRT-LLM's attention, found {config.head_size}; "
