@@ -35,6 +35,7 @@ ELSEWHERE = {
     "python -m krakenlm.inference.tensorrt.build": "a GPU and TensorRT-LLM",
     "krakenlm plan --scale single-gpu --measure": "a GPU",
     "krakenlm upload": "a key of W&B; tests/tracking uploads to a stand-in",
+    "krakenlm import authors": "a checkpoint of the authors; tests/models imports one that is made alike",
     "krakenlm lm-eval": "a task of the hub; tests/evaluation runs it on local ones",
     "krakenlm hardware import": "a clone of aiconfigurator; tests/latency reads a small one",
     "krakenlm hardware calibrate": "minutes alone on the machine; tests/latency runs its parts",
