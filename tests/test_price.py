@@ -138,7 +138,7 @@ def test_a_measured_rate_takes_the_place_of_the_stated_one():
 
     settings = scale("tiny", models={"parallel": None, "ladder": None, "kraken-4way": None})
     settings = config.without_nulls(settings)
-    devices = price.measured_devices(settings)
+    devices = price.measured_devices(settings, gpus=0)
     assert set(devices.rates) == {"standard", "kraken-2way"}
     assert "measured on this machine" in devices.source
     cost = price.job_cost(settings, "train", {"model": "standard", "seed": "0"}, devices)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from krakenlm import config as settings
 from krakenlm.latency import hardware
-from krakenlm.machine import device, gpu_names, memory_of_a_rank, processor
+from krakenlm.machine import gpu_names, memory_of_a_rank, processor
 from krakenlm.models.sizing import parameter_count, sizes_of, training_flops_per_token
 from krakenlm.training.recipe import Recipe
 
@@ -95,8 +95,8 @@ def stated_devices(config: Mapping) -> Devices:
     return Devices(f"{count} GPUs of {found.name} ({found.title})", count, found.memory, rates, source)
 
 
-def measured_devices(config: Mapping) -> Devices:
-    """This machine, at the rates that a short calibration of every model's training measures on it.
+def measured_devices(config: Mapping, gpus: int) -> Devices:
+    """This machine with its `gpus`, at the rates that a short calibration of every model's training measures on it.
 
     Raises:
         InputError: a model trains on GPUs, and there is none here.
@@ -108,15 +108,12 @@ def measured_devices(config: Mapping) -> Devices:
         recipe = Recipe.from_dict(settings.recipe(config, model))
         rates[model] = training_rate(sized(config, model), recipe)
     source = ", ".join(f"{model} {rate / 1e9:,.1f}" for model, rate in rates.items())
+    source = f"measured on this machine, GFLOP/s of one device: {source}"
     most = max(settings.recipe(config, model)["gpus"] for model in rates)
-    count = max(len(gpu_names()), most) if most else len(os.sched_getaffinity(0))
-    return Devices(
-        f"{count} GPUs like those of {device()}" if most else processor(),
-        count,
-        memory_of_a_rank(1),
-        rates,
-        f"measured on this machine, GFLOP/s of one device: {source}",
-    )
+    if not most:
+        return Devices(processor(), len(os.sched_getaffinity(0)), memory_of_a_rank(1), rates, source)
+    count = max(gpus, most)
+    return Devices(f"{count} x {gpu_names()[0]}", count, memory_of_a_rank(1), rates, source)
 
 
 def described_as(gpus: Sequence[str]) -> str:

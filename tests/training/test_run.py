@@ -146,6 +146,35 @@ def test_minutes_save_where_steps_do_not_and_only_the_last_two_stay(text, undist
     assert untimed(tmp_path) == untimed(undisturbed)
 
 
+def test_bfloat16_with_fused_adamw_and_clipping_learns_what_float32_learns_and_keeps_float32_weights(
+    text, undisturbed, tmp_path, monkeypatch
+):
+    # Processors without bfloat16 take long over it.
+    monkeypatch.setattr(record, "matrix_rate", lambda device, dtype: 1e12)
+    train(text, tmp_path, precision="bf16-mixed", fused=True)
+    expected = [point["loss"] for point in untimed(undisturbed)[0]["curve"]]
+    losses = [point["loss"] for point in untimed(tmp_path)[0]["curve"]]
+    assert losses == pytest.approx(expected, rel=0.02)
+    assert losses != expected
+    assert {parameter.dtype for parameter in models.load_model(tmp_path).parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_what_one_learns_op_by_op(text, undisturbed, tmp_path):
+    train(text, tmp_path, compile=True)
+    expected = [point["loss"] for point in untimed(undisturbed)[0]["curve"]]
+    assert [point["loss"] for point in untimed(tmp_path)[0]["curve"]] == pytest.approx(expected, rel=1e-3)
+
+
+def test_gpus_that_are_not_there_and_tasks_that_are_not_devices_are_refused(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=r"training.gpus: expected at most the 1 GPUs of this machine, found 2"):
+        train(text, tmp_path, gpus=2)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    with pytest.raises(InputError, match=r"training.devices: expected one per task of srun \(3\), found 2"):
+        train(text, tmp_path, devices=2)
+
+
 class Seen(Logger):
     """A logger that keeps what it is given, by step."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from krakenlm.cli.stage import parse_json
-from krakenlm.machine import leased_gpus
+from krakenlm.machine import count_gpus, leased_gpus
 
 commands = typer.Typer()
 
@@ -36,6 +36,6 @@ def plan(
         return
     from krakenlm.latency.exclusive import TIMING_LOCK, alone
 
-    gpus = min(1, max(settings.recipe(merged, model)["gpus"] for model in settings.trained(merged)))
-    with alone(TIMING_LOCK, "plan"), leased_gpus(gpus, "plan"):
-        print(price.of_everything(merged, price.measured_devices(merged)))
+    here = count_gpus()
+    with alone(TIMING_LOCK, "plan"), leased_gpus(1 if price.uses_gpus(merged) else 0, "plan"):
+        print(price.of_everything(merged, price.measured_devices(merged, here)))
