@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,15 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
             r"<(?:script|img|iframe)[^>]*\ssrc=\"([^\"]+)|<link[^>]*\shref=\"([^\"]+)", page.read_text()
         )
         assert [each for each in loaded if re.match(r"(?:\w+:)?//", "".join(each))] == []
+
+
+def test_version_and_license_are_the_same_wherever_they_stand():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert f"\n## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "LICENSE").read_text() == (ROOT / "src" / "krakenlm" / "LICENSE").read_text()
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
 
 
 def test_the_page_of_all_keys_is_what_the_schema_and_the_files_of_config_say():
