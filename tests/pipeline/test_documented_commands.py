@@ -93,7 +93,7 @@ def commands(page: Path) -> list[Shown]:
                 words = shlex.split(pending, comments=True)
             except ValueError:  # an open quote: the next line goes on
                 continue
-            if words:
+            if words and "..." not in words:  # of a log, shortened
                 for part in without_comment(pending).split(" && "):
                     found.append(Shown(str(page.relative_to(ROOT)), " ".join(part.split())))
             pending = ""
