@@ -84,6 +84,19 @@ def engine_rows(models):
     ]  # fmt: skip
 
 
+def comparison_rows():
+    common = {"model": "kraken-2way", "against": "standard", "data": DATA, "p_mcnemar": "", "seeds": 2, "n": 40}
+    interval = {"ci_low": -0.01, "ci_high": 0.011}
+    return [
+        {**common, "measure": "loss, whole validation set", "difference": 0.1234, "ci_low": 0.1, "ci_high": 0.15,
+         "p_value": 0.0001, "margin": 0.02, "p_equivalence": 0.99, "verdict": "different"},
+        {**common, "measure": "boolq, acc", "difference": 0.0005, **interval, "p_value": 0.8, "margin": 0.02,
+         "p_equivalence": 0.03, "verdict": "equivalent"},
+        {**common, "measure": "multirc, acc (corrected)", "difference": 0.0005, **interval, "p_value": 0.8,
+         "margin": 0.02, "p_equivalence": 0.3, "verdict": "no difference at this sample size"},
+    ]  # fmt: skip
+
+
 class Inputs:
     """The report's inputs in a folder; `page()` builds it and returns its text."""
 
@@ -95,6 +108,7 @@ class Inputs:
     def write(self, models=MODELS):
         write_csv(self.folder / "perplexity.csv", perplexity_rows(models))
         write_csv(self.folder / "superglue.csv", superglue_rows(models))
+        write_csv(self.folder / "comparisons.csv", comparison_rows())
         write_csv(self.folder / "ttft.csv", ttft_rows())
         write_csv(self.folder / "engines.csv", engine_rows(models))
         curve = [{"step": step, "loss": 6 - step / 10, "learning_rate": 0.1, "gradient_norm": 1.0} for step in range(9)]
@@ -120,12 +134,14 @@ class Inputs:
         return path
 
     def page(self, name="report.html"):
-        tables = {
-            f"{table}_csv": self.folder / f"{table}.csv" for table in ("perplexity", "superglue", "ttft", "engines")
-        }
+        names = ("perplexity", "superglue", "comparisons", "ttft", "engines")
+        tables = {f"{table}_csv": self.folder / f"{table}.csv" for table in names}
         others = {f"{key}_json": self.folder / f"{key}.json" for key in ("corpus", "manifest", "run")}
         build(**tables, **others, metrics=self.metrics, out_html=self.folder / name)
         return (self.folder / name).read_text()
+
+    def replace(self, table, rows):
+        write_csv(self.folder / f"{table}.csv", rows)
 
     def rows(self, table):
         with open(self.folder / f"{table}.csv", newline="") as file:

@@ -257,3 +257,33 @@ def test_speedups_over_several_links_are_drawn_against_bandwidth(inputs):
     assert len(drawn) == 2  # two ranks, at either context
     assert all('"bandwidth": 1.1' in text and '"bandwidth": 11.0' in text for text in drawn)
     assert "gloo over 1gbit" in page.text
+
+
+def test_verdicts_with_margin_and_interval_stand_below_the_scores_that_they_compare(inputs):
+    tables = Page(inputs.page()).tables
+    (loss,) = tables["perplexity-comparisons"][1:]
+    assert [cell[0] for cell in loss[:5]] == [
+        "kraken-2way", "standard", "loss, whole validation set", "+0.1234", "+0.1000 to +0.1500"
+    ]  # fmt: skip
+    assert [loss[6][0], loss[8][0]] == ["0.02000", "different"]
+    assert [row[8][0] for row in tables["superglue-comparisons"][1:]] == [
+        "equivalent",
+        "no difference at this sample size",
+    ]
+    (inputs.folder / "comparisons.csv").unlink()
+    assert not {"perplexity-comparisons", "superglue-comparisons"} & set(Page(inputs.page()).tables)
+
+
+def test_several_seeds_have_their_mean_and_spread_in_every_table_and_documents_an_interval(inputs):
+    for table, column in (("perplexity", "perplexity"), ("superglue", "value")):
+        rows = [row | {"ci_low": "3.5", "ci_high": "5.5"} for row in inputs.rows(table)]
+        other = [row | {"seed": "1", column: str(float(row[column]) + 0.2)} for row in rows if row["seed"]]
+        inputs.replace(table, rows + other)
+    tables = Page(inputs.page()).tables
+    assert "3.500 to 5.500" in [cell[0] for cell in tables["perplexity-table"][1]]
+    standard = tables["perplexity-seeds"][1]
+    assert [cell[0] for cell in standard[2:5]] == ["2", "4.582", "0.1414"]
+    means = [row for row in tables["superglue-table"] if row and row[1][0] == "mean of 2"]
+    assert [row[0][0] for row in means] == ["standard", "kraken-2way"]
+    assert "0.713" in means[0][2][0]
+    assert "s.d. over seeds 0.141" in means[0][2][0]

@@ -5,6 +5,7 @@ rule report_page:
     input:
         perplexity=rules.perplexity_table.output.table,
         superglue=rules.superglue_table.output.table,
+        comparisons=rules.comparisons.output,
         engines=rules.engines_table.output,
         ttft=rules.ttft_table.output,
         corpus=rules.corpus.output.description,
@@ -34,5 +35,5 @@ rule report_page:
         "results/report.html"
     shell:
         "{params.launcher} krakenlm report --perplexity {input.perplexity:q} --superglue {input.superglue:q}"
-        " --engines {input.engines:q} --ttft {input.ttft:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
+        " --comparisons {input.comparisons:q} --engines {input.engines:q} --ttft {input.ttft:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
         " --config {params.config:q} --run {params.run:q} --out {output:q} {input.metrics:q} > {log:q} 2>&1"

@@ -24,6 +24,7 @@ def report(
     metrics: Annotated[list[Path], typer.Argument(help="metrics.json of every model.")],
     perplexity: Annotated[Path, typer.Option()],
     superglue: Annotated[Path, typer.Option()],
+    comparisons: Annotated[Path, typer.Option()],
     engines: Annotated[Path, typer.Option()],
     ttft: Annotated[Path, typer.Option()],
     corpus: Annotated[Path, typer.Option(help="corpus.json")],
@@ -42,6 +43,7 @@ def report(
         build(
             perplexity_csv=perplexity,
             superglue_csv=superglue,
+            comparisons_csv=comparisons,
             ttft_csv=ttft,
             engines_csv=engines,
             metrics=metrics,

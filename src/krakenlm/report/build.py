@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from krakenlm.files import read_json, write_text
-from krakenlm.report import engines, perplexity, superglue, text, ttft
+from krakenlm.report import comparisons, engines, perplexity, superglue, text, ttft
 from krakenlm.report.elements import Section
 from krakenlm.report.figures import Palette
 from krakenlm.report.numbers import count, distinct
@@ -23,6 +23,7 @@ def build(
     *,
     perplexity_csv: Path,
     superglue_csv: Path,
+    comparisons_csv: Path,
     ttft_csv: Path,
     engines_csv: Path,
     metrics: list[Path],
@@ -34,8 +35,8 @@ def build(
     """Write the report. Equal inputs give equal bytes: the only date in it is that of `run_json`.
 
     Args:
-        perplexity_csv, superglue_csv, ttft_csv, engines_csv: result tables; one that is missing or has no rows
-            becomes a sentence that says so.
+        perplexity_csv, superglue_csv, comparisons_csv, ttft_csv, engines_csv: result tables; one that is missing or
+            has no rows becomes a sentence that says so.
         metrics: metrics.json of each trained model.
         corpus_json: what the corpus is; manifest_json: what its tokens are; both may be missing.
         run_json: the record of the run (report.environment).
@@ -47,6 +48,7 @@ def build(
     rows = {
         "perplexity": read(perplexity_csv, perplexity.NEEDED),
         "superglue": read(superglue_csv, superglue.NEEDED),
+        "comparisons": read(comparisons_csv, comparisons.NEEDED),
         "ttft": read(ttft_csv, ttft.NEEDED),
         "engines": read(engines_csv, engines.NEEDED),
     }
@@ -58,8 +60,8 @@ def build(
     sections = [
         ttft.section(rows["ttft"], palette),
         ttft.price(rows["ttft"]),
-        perplexity.section(rows["perplexity"], metrics, palette),
-        superglue.section(rows["superglue"], architectures, palette),
+        perplexity.section(rows["perplexity"], metrics, palette, rows["comparisons"]),
+        superglue.section(rows["superglue"], architectures, palette, rows["comparisons"]),
         engines.section(rows["engines"], palette),
         text.section(manifest),
     ]

@@ -1,6 +1,7 @@
 """Numbers read from a CSV's text, and numbers as the page shows them."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 Row = Mapping[str, str]
@@ -52,6 +53,11 @@ def span(values: Sequence[str]) -> str:
 def distinct(rows: Sequence[Row], column: str) -> list[str]:
     """The values of a column that are not empty, each once, in the order of the table."""
     return list(dict.fromkeys(row[column] for row in rows if row.get(column)))
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation; of one value the second is not known."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def sentence(text: str) -> str:

@@ -4,14 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from krakenlm.files import read_json
+from krakenlm.report import comparisons
 from krakenlm.report.elements import Column, Figure, Group, Sample, Section, Table, table, verbatim
 from krakenlm.report.figures import DASHES, Palette, curves, dots, thinned
-from krakenlm.report.numbers import Row, count, digits, distinct, number, plural
+from krakenlm.report.numbers import Row, count, digits, distinct, number, plural, spread
 
 NEEDED = (
     "model", "architecture", "degree", "parameters", "tokens_seen", "data", "protocol", "loss", "perplexity",
     "bits_per_byte", "seed", "run",
 )  # fmt: skip
+AUTHORS = (
+    "Protocol authors: the exponential of the mean loss over random validation windows under bfloat16 autocast, as the "
+    "paper\u2019s authors computed theirs; the windows are the same for every model of equal block size."
+)
 MOST_DOTS = 250  # beyond that they hide the lines
 
 
@@ -33,21 +38,28 @@ class Trained:
         return f"{self.name}, seed {self.seed}"
 
 
-def section(rows: Sequence[Row], metrics: Sequence[Path], palette: Palette) -> Section:
-    """Training curves, validation, and the whole validation set."""
+def section(rows: Sequence[Row], metrics: Sequence[Path], palette: Palette, compared: Sequence[Row] = ()) -> Section:
+    """Training curves, validation, and the validation set by every protocol. `compared`: rows of comparisons.csv."""
     trained = [Trained(path, rows) for path in metrics]
     groups = [*training_groups(trained, rows, palette), *final_groups(rows, palette)]
     lead = [] if trained else ["No training curves were given."]
     if not rows:
         lead.append("No perplexity was measured in this run.")
         return Section("perplexity", "Perplexity", lead, groups=groups)
-    lead += [what(rows), floor_sentence(rows), ngram_sentence(rows)]
+    compared = [row for row in compared if comparisons.is_loss(row)]
+    lead += [what(rows), floor_sentence(rows), ngram_sentence(rows), comparisons.sentence(compared)]
+    lead = [text for text in lead if text]
     return Section(
         "perplexity",
         "Perplexity",
         lead,
         groups=groups,
-        tables=[scores(rows)],
+        tables=[
+            scores(rows),
+            *over_seeds(rows),
+            *comparisons.table("perplexity-comparisons", "Loss, two models at a time, nats a token", compared),
+        ],
+        notes=[AUTHORS] if any(row["protocol"] == "authors" for row in rows) else [],
         details=[verbatim("perplexity-verbatim", "perplexity.csv as it is", rows)],
     )
 
@@ -167,20 +179,21 @@ def final_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
         )
         figure = Figure("Perplexity", "Perplexity of each model; the table below has the figures.", spec)
         caption = f"Measured: {protocol or 'protocol unnamed'}, {' and '.join(distinct(part, 'data'))}; one dot a run."
+        caption += " Bars: the bootstrap's 95% interval over documents." if any(map(comparisons.interval, part)) else ""
         caption += " Dashed: the floor." if len(floors) == 1 else ""
         groups.append(Group("Validation set, after training", [figure], caption, wide=True))
     return groups
 
 
 def dot(row: Row, palette: Palette) -> dict:
-    seed = f", seed {row['seed']}" if row["seed"] else ""
+    seed, bar = f", seed {row['seed']}" if row["seed"] else "", comparisons.interval(row)
     return {
         "label": row["model"],
         "place": palette.place(row["architecture"]),
         "value": float(row["perplexity"]),
-        "low": None,
-        "high": None,
-        "text": f"{row['model']}{seed}: {digits(row['perplexity'])}",
+        "low": number(row.get("ci_low", "")),
+        "high": number(row.get("ci_high", "")),
+        "text": f"{row['model']}{seed}: {digits(row['perplexity'])}{bar and f' ({bar})'}",
     }
 
 
@@ -188,6 +201,7 @@ def scores(rows: Sequence[Row]) -> Table:
     columns = [
         Column("model", "model"),
         Column("perplexity", "perplexity", digits),
+        Column("interval", "95% interval", None, "bootstrap over documents; of this training alone"),
         Column("loss", "loss", digits, "nats a token"),
         Column("bits_per_byte", "bits a byte", digits),
         Column("floor_perplexity", "floor", digits, "perplexity of the program that wrote the text"),
@@ -199,4 +213,33 @@ def scores(rows: Sequence[Row]) -> Table:
         Column("protocol", "protocol"),
         Column("data", "data"),
     ]
-    return table("perplexity-table", "Perplexity", columns, rows)
+    return table(
+        "perplexity-table", "Perplexity", columns, [{**row, "interval": comparisons.interval(row)} for row in rows]
+    )
+
+
+def over_seeds(rows: Sequence[Row]) -> list[Table]:
+    """Mean and spread of each model's perplexity by each protocol; no table where every model has one seed."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if not is_ngram(row) and number(row["perplexity"]) is not None:
+            groups.setdefault((row["model"], row["protocol"]), []).append(row)
+    if all(len(group) < 2 for group in groups.values()):
+        return []
+    columns = [
+        Column("model", "model"),
+        Column("protocol", "protocol"),
+        Column("seeds", "seeds", count),
+        Column("mean", "perplexity, mean", digits),
+        Column("deviation", "standard deviation", digits, "between seeds"),
+        Column("lowest", "lowest", digits),
+        Column("highest", "highest", digits),
+    ]
+    lines = []
+    for (model, protocol), group in groups.items():
+        values = [float(row["perplexity"]) for row in group]
+        mean, deviation = spread(values)
+        line = {"model": model, "architecture": group[0]["architecture"], "protocol": protocol, "seeds": len(group)}
+        line |= {"mean": mean, "deviation": deviation, "lowest": min(values), "highest": max(values)}
+        lines.append({key: "" if value is None else str(value) for key, value in line.items()})
+    return [table("perplexity-seeds", "Perplexity over seeds", columns, lines)]

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from krakenlm.report import comparisons
 from krakenlm.report.elements import Cell, Column, Figure, Group, Section, Table, verbatim
 from krakenlm.report.figures import Palette, dots
-from krakenlm.report.numbers import Row, digits, distinct, number, plural
+from krakenlm.report.numbers import Row, digits, distinct, number, plural, spread
 
 NEEDED = ("model", "task", "metric", "value", "stderr", "n", "chance", "data", "seed")
 MULTIRC = (
@@ -14,17 +15,25 @@ MULTIRC = (
 )
 
 
-def section(rows: Sequence[Row], architectures: dict[str, str], palette: Palette) -> Section:
-    """Scores by task and model. `architectures`: model -> architecture, as perplexity.csv says."""
+def section(
+    rows: Sequence[Row], architectures: dict[str, str], palette: Palette, compared: Sequence[Row] = ()
+) -> Section:
+    """Scores by task and model.
+
+    `architectures`: model -> architecture, as perplexity.csv says; `compared`: rows of comparisons.csv.
+    """
     if not rows:
         return Section("superglue", "SuperGLUE", ["No SuperGLUE task was scored in this run."])
-    tasks = in_columns(rows)
+    tasks, compared = in_columns(rows), [row for row in compared if not comparisons.is_loss(row)]
     return Section(
         "superglue",
         "SuperGLUE",
-        [what(rows), multiplicity(rows)],
+        [text for text in (what(rows), multiplicity(rows), comparisons.sentence(compared)) if text],
         groups=[group(charted(tasks), architectures, palette)],
-        tables=[by_model(rows, tasks, architectures)],
+        tables=[
+            by_model(rows, tasks, architectures),
+            *comparisons.table("superglue-comparisons", "Scores, two models at a time, on the same examples", compared),
+        ],
         notes=[MULTIRC] if any(is_corrected(row) for row in rows) else [],
         details=[verbatim("superglue-verbatim", "superglue.csv as it is", rows)],
     )
@@ -154,8 +163,22 @@ def by_model(rows: Sequence[Row], tasks: dict[str, list[Row]], architectures: di
             row = next((row for row in part if (row["model"], row["seed"]) == (model, seed)), None)
             line.append(score(row) if row else Cell(""))
         cells.append(line)
+    for model in distinct(rows, "model"):
+        seeds = {row["seed"] for row in rows if row["model"] == model}
+        if len(seeds) > 1:
+            means = [mean_score([row for row in part if row["model"] == model]) for part in tasks.values()]
+            cells.append([Cell(model, model, architectures.get(model, "")), Cell(f"mean of {len(seeds)}"), *means])
     data = " and ".join(distinct(rows, "data")) or "unnamed data"
     return Table("superglue-table", f"Score \u00b1 standard error \u00b7 p against chance; {data}", columns, cells)
+
+
+def mean_score(rows: Sequence[Row]) -> Cell:
+    """Mean over seeds; in the note the standard deviation between them."""
+    values = [value for row in rows if (value := number(row["value"])) is not None]
+    if not values:
+        return Cell("")
+    mean, deviation = spread(values)
+    return Cell(f"{mean:.3f}", str(mean), note="" if deviation is None else f"s.d. over seeds {deviation:.3f}")
 
 
 def score(row: Row) -> Cell:
