@@ -10,7 +10,15 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "krakenlm"
 PORTABLE = sorted(
     path
-    for pattern in ("models/*.py", "inference/**/*.py", "latency/*.py", "files.py", "errors.py", "text/store.py")
+    for pattern in (
+        "models/*.py",
+        "inference/**/*.py",
+        "latency/*.py",
+        "files.py",
+        "errors.py",
+        "progress.py",
+        "text/store.py",
+    )
     for path in SOURCE.glob(pattern)
 )
 BLOCKED = ("snakemake", "lightning", "wandb", "datasets", "typer", "pandas", "lm_eval")

@@ -14,7 +14,7 @@ def test_a_further_process_of_a_training_takes_no_lock_and_has_a_run_that_does_n
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "results"))
     monkeypatch.setenv("WANDB_MODE", "offline")
     out = tmp_path / "model"
-    with hold(out, "train"), writing_stage("train", out, {"seed": 0}) as run:
+    with hold(out, "train"), writing_stage("train", out) as run:
         run.summary({"loss": 1.0})
         assert run.lightning_logger() is None
     assert ends_with == [os.getppid()]

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import transformers
 
+from krakenlm.tracking.artifacts import artifact_name
+from krakenlm.tracking.ledger import Ledger
+
 COLUMNS = {
     "ttft": "architecture, size, degree, tp, context, batch, engine, device, link, runs, ttft_ms_median, ttft_ms_mean, "
     "ttft_ms_p95, ttft_ms_std, speedup_vs_standard, source, parameters, layers_measured, dtype, kv_bytes_per_token, "
@@ -86,16 +89,70 @@ def test_the_report_is_one_file_that_names_the_data_as_synthetic(finished):
     assert len(page) < 5_000_000
 
 
-def job_type(run_file):
-    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", run_file, "--json"]
-    records = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return next(record["run"]["job_type"] for record in map(json.loads, records) if record["type"] == "run")
+def wandb_runs(checkout):
+    """Of each run folder, the run and the artifacts that it logged, as wandb's own reader reads them."""
+    for run_file in (checkout.folder / "results").rglob("run-*.wandb"):
+        command = [Path(sys.executable).parent / "wandb", "leet", "inspect", run_file, "--json"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        records = [json.loads(line) for line in lines]
+        run = next(record["run"] for record in records if record["type"] == "run")
+        yield run, {record["artifact"]["name"] for record in records if record["type"] == "artifact"}
 
 
-def test_every_stage_left_a_wandb_run_of_its_own_job_type(finished):
-    stages = {"corpus", "tasks", "tokenizer", "tokens", "train", "perplexity", "ngrams", "superglue", "shard"}
+def test_every_stage_left_a_wandb_run_with_its_command_line_as_config_and_its_output_as_artifact(finished):
+    stages = {
+        "corpus",
+        "tasks",
+        "tokenizer",
+        "tokens",
+        "train",
+        "perplexity",
+        "ngrams",
+        "superglue",
+        "compare",
+        "shard",
+    }
     stages |= {"engines", "ttft", "collect", "simulate", "report"}
-    assert set(map(job_type, (finished.folder / "results").rglob("run-*.wandb"))) == stages
+    found = list(wandb_runs(finished))
+    assert {run["job_type"] for run, _ in found} == stages
+    assert len({run["run_group"] for run, _ in found}) == 1
+    for run, artifacts in found:
+        config = run["config"]["update"]
+        assert config["code"]["version"]
+        assert artifact_name(finished.folder / config["out"]) in artifacts
+        assert "earlier_run" not in config
+    configs = {run["display_name"]: run["config"]["update"] for run, _ in found}
+    assert configs["train kraken-2way seed 0"]["recipe"]["steps"] == 30
+    assert configs["train kraken-2way seed 0"]["model"]["width"] == 28
+    assert configs["train kraken-2way seed 0"]["watch"]["log_every_steps"] == 5
+    assert configs["ttft width-64 tp 2"]["settings"]["contexts"] == [16, 32]
+    assert configs["ttft width-64 tp 2"]["shape"] == {"n_layer": 2, "width": 64, "n_head": 4}
+    assert configs["perplexity standard seed 0"]["scale"] == "tiny"
+
+
+@pytest.mark.parametrize("result", ["perplexity.csv", "superglue.csv", "comparisons.csv", "engines.csv", "report.html"])
+def test_a_result_leads_back_to_its_corpus(finished, result):
+    ledger = Ledger(finished.folder / "results" / "tiny")
+    sources, artifact = {}, ledger.artifact_at(finished.folder / "results" / result)["artifact"]
+    for line in ledger.unlinked():
+        for written in ledger.lines("wrote"):
+            if written["run"] == line["run"]:
+                sources.setdefault(written["artifact"], set()).add(line["artifact"])
+    found, open_ends = set(), {artifact}
+    while open_ends:
+        found |= open_ends
+        open_ends = set().union(*(sources.get(each, set()) for each in open_ends)) - found
+    corpus = next((finished.folder / "results").glob("tiny/*/corpus"))
+    assert {artifact_name(corpus), artifact_name(corpus.parent / "tokens")} < found
+    assert any(each.startswith(f"{corpus.parent.name}.models.standard.") for each in found)
+
+
+def test_a_row_of_ttft_leads_back_to_the_run_that_timed_it(finished):
+    ledger = Ledger(finished.folder / "results" / "tiny")
+    table = ledger.artifact_at(finished.folder / "results" / "ttft.csv")
+    read = {line["artifact"] for line in ledger.unlinked() if line["run"] == table["run"]}
+    timed = {line["run"] for line in ledger.lines("wrote") if line["artifact"] in read}
+    assert {line["stage"] for line in ledger.lines("run") if line["run"] in timed} == {"ttft"}
 
 
 def test_a_second_run_has_nothing_to_do(finished):

@@ -46,6 +46,7 @@ class Server:
         self.runs: dict[str, ReceivedRun] = {}
         self.artifacts: dict[str, dict] = {}  # by id
         self.uploads: dict[str, bytes] = {}  # by path below /storage/
+        self.views: dict[str, dict] = {}  # workspaces, by name
         self.operations: list[str] = []
         self.unknown: list[str] = []
         self.failing = False
@@ -274,6 +275,10 @@ class Server:
         artifact = self.artifacts[artifactID]
         artifact["state"] = "COMMITTED"
         return {"commitArtifact": {"artifact": {"id": artifactID, "digest": artifact["digest"]}}}
+
+    def answer_UpsertView2(self, name: str, **view: Any) -> dict:
+        self.views[name] = view
+        return {"upsertView": {"view": {"id": f"view-{name}", "name": name}, "inserted": True}}
 
     def answer_UseArtifact(self, runName: str, artifactID: str, **_: Any) -> dict:
         artifact = self.artifacts[artifactID]

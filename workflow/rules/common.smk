@@ -5,12 +5,13 @@ import re
 import shlex
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 from krakenlm import config as settings
-from krakenlm import plan, price
+from krakenlm import plan, price, status
 from krakenlm.errors import InputError
 from krakenlm.files import claim, held_locks
 from krakenlm.inference.tensorrt import available
@@ -49,7 +50,7 @@ def announce(text):
         print(f"krakenlm: {text}", file=sys.stderr, flush=True)
 
 
-def before_first_job():
+def before_first_job(log):
     """What has to hold before anything runs: nobody else works here, the price is accepted, the devices are there."""
     global results_lock
     results_lock = claim("results/.lock", "snakemake")
@@ -67,6 +68,28 @@ def before_first_job():
             announce(line)
     plan.refuse_over_budget(estimate, devices, CONFIG, sys.argv)
     plan.refuse_missing_disk(estimate, shutil.disk_usage("results").free)
+    record_jobs(log)
+
+
+def record_jobs(log):
+    """Leave what this run is to do where `krakenlm status` looks for it."""
+    left, finished = [], Counter()
+    waiting = set(workflow.dag.needrun_jobs())
+    for job in workflow.dag.jobs:
+        if not job.output:  # `all`, which only names the others
+            continue
+        if job not in waiting:
+            finished[job.rule.name] += 1
+        else:
+            left.append(
+                {
+                    "id": workflow.dag.jobid(job),
+                    "rule": job.rule.name,
+                    "message": job.message or job.rule.name,
+                    "log": job.log[0] if job.log else None,
+                }
+            )
+    status.record(Path("results"), SCALE, log, left, finished)
 
 
 def tasks(model):
@@ -180,7 +203,7 @@ if workflow.is_main_process and plan.is_dry_run(sys.argv):
 onstart:
     if workflow.is_main_process:
         try:
-            before_first_job()
+            before_first_job(log[0])
         except InputError as error:
             raise WorkflowError(str(error)) from None
 

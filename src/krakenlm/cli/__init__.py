@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from krakenlm.cli import evaluation, inference, latency, models, plan, report, text, tracking, training
+from krakenlm.cli import evaluation, inference, latency, models, plan, report, status, text, tracking, training
 from krakenlm.errors import InputError, RankError
 from krakenlm.machine import keep_freed_memory
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for stage in (plan, text, training, evaluation, inference, latency, report, tracking):
+for stage in (plan, text, training, evaluation, inference, latency, report, status, tracking):
     app.add_typer(stage.commands)
 for group, tools in {
     "import": models.imports,

@@ -7,12 +7,20 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import Out, Scale, Seed, Threads, folder_under_results, locked, writing_stage
+from krakenlm.cli.stage import Out, Scale, Seed, Threads, folder_under_results, named_values, writing_stage
 from krakenlm.machine import count_gpus
 
 commands = typer.Typer()
 
 Ranks = Annotated[int, typer.Option(help="Processes that share the work, each with a GPU where there are any.", min=1)]
+# Of the rows of `krakenlm perplexity` and `krakenlm superglue`, what stands in their runs' summaries.
+SUMMARIES = {
+    "perplexity": lambda rows: (
+        {f"evaluation/{key}": rows[0][key] for key in ("loss", "perplexity", "bits_per_byte")}
+        | named_values("evaluation/perplexity", rows[1:], "perplexity", "protocol")
+    ),
+    "superglue": lambda rows: named_values("superglue", rows, "value", "task", "metric"),
+}
 
 
 def score(
@@ -20,11 +28,13 @@ def score(
 ) -> None:
     """Have `evaluate` of krakenlm.evaluation.<stage> score a model, and show its rows."""
     gpus = ranks if count_gpus() else 0
-    with writing_stage(stage, out, {}, name=f"{name} seed {seed}", gpus=gpus) as run:
+    with writing_stage(stage, out, name=f"{name} seed {seed}", gpus=gpus) as run:
         evaluate = importlib.import_module(f"krakenlm.evaluation.{stage}").evaluate
         origin = {"name": name, "seed": seed, "run": folder_under_results(model)}
         rows = evaluate(model, on, out, **origin, ranks=ranks, **settings)
         run.table(stage, rows)
+        run.summary(SUMMARIES[stage](rows))
+        run.wrote(out.with_suffix(".parquet"), "result")
 
 
 @commands.command()
@@ -55,10 +65,12 @@ def ngrams(
     scale: Scale = "",
 ) -> None:
     """Score a unigram, a bigram and a Kneser-Ney 5-gram on the same validation set."""
-    with writing_stage("ngrams", out, {}) as run:
+    with writing_stage("ngrams", out) as run:
         from krakenlm.evaluation.ngrams import evaluate
 
-        run.table("perplexity", evaluate(tokens, tokenizer, out, scale=scale, run=folder_under_results(out.parent)))
+        rows = evaluate(tokens, tokenizer, out, scale=scale, run=folder_under_results(out.parent))
+        run.table("perplexity", rows)
+        run.summary(named_values("evaluation/perplexity", rows, "perplexity", "model"))
 
 
 @commands.command()
@@ -85,10 +97,10 @@ def compare(
     score_margin: Annotated[float, typer.Option(help="Of scores from 0 to 1, what does not matter.")] = 0.02,
 ) -> None:
     """Compare every two models on the same documents and examples, over all seeds that both have."""
-    with locked("compare", out, timing=False):
+    with writing_stage("compare", out) as run:
         from krakenlm.evaluation.comparison import compare as stage
 
-        stage(perplexity, superglue, out, loss_margin, score_margin)
+        run.table("comparisons", stage(perplexity, superglue, out, loss_margin, score_margin))
 
 
 @commands.command(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import Out, Seed, shape_of, writing_stage
+from krakenlm.cli.stage import Out, Seed, model_name, shape_of, writing_stage
 from krakenlm.errors import InputError
 from krakenlm.machine import count_gpus, refuse_missing_ranks
 
@@ -31,8 +31,8 @@ def shard(
     """Write a model's weights as one file per rank, in TensorRT-LLM's checkpoint layout."""
     if (model is None) == (random is None):
         raise InputError("shard: expected one of a model folder and --random; give one")
-    name = " ".join(random) if random else model.parent.name
-    with writing_stage("shard", out, {}, name=f"{name} tp {tp}", kind="shards"):
+    name = " ".join(random) if random else model_name(model)
+    with writing_stage("shard", out, name=f"{name} tp {tp}", kind="shards"):
         from krakenlm.inference.shards import write_random_shards, write_shards
 
         if model is not None:

@@ -12,12 +12,16 @@ from krakenlm.cli.stage import (
     Threads,
     check_keys,
     folder_under_results,
+    named_values,
     parse_json,
     shape_of,
     writing_stage,
 )
 from krakenlm.files import hold
 from krakenlm.machine import count_gpus
+
+# What tells a row of the simulated table from the others.
+SIMULATED = ("hardware", "size", "tp", "batch", "context", "architecture", "degree")
 
 commands = typer.Typer()
 machines = typer.Typer(help="Describe machines for the simulator (config/hardware).", no_args_is_help=True)
@@ -54,11 +58,13 @@ def engines(
         folder = Path(engine)
         entries.append((folder.parts[0], root / "models" / folder.parent, root / "engines" / folder))
     folders = [folder for entry in entries for folder in entry[1:]]
-    with writing_stage("engines", out, options, timing=True, gpus=count_gpus(), reads=folders) as run:
+    with writing_stage("engines", out, timing=True, gpus=count_gpus(), reads=folders) as run:
         from krakenlm.latency.engines import measure_engines
 
         rows = with_settings(measure_engines, options, out, scale, root, entries=entries, tokens_dir=tokens)
         run.table("engines", rows)
+        for column in ("identical", "ttft_ms_median", "tokens_per_second"):
+            run.summary(named_values(f"engines/{column}", rows, column, "model", "seed", "tp", "engine"))
 
 
 @commands.command()
@@ -72,13 +78,15 @@ def ttft(
 ) -> None:
     """Time the first token of every architecture of one size, interleaved, alone on the machine."""
     options = parse_json("settings", settings) | parse_json("shape", shape)
-    parameters, name = {"size": size, "tp": tp, **options}, f"{size} tp {tp}"
-    with writing_stage("ttft", out, parameters, name, timing=True, gpus=count_gpus()) as run:
+    with writing_stage("ttft", out, f"{size} tp {tp}", timing=True, gpus=count_gpus()) as run:
         from krakenlm.latency.ttft import measure_ttft
 
         rows = with_settings(measure_ttft, options, out, scale, out.parent, size=size, tp=tp)
         run.table("ttft", rows)
-        run.bars("ttft_ms_median", rows, ("architecture", "context"), "ttft_ms_median")
+        run.bars("ttft_ms_median", rows, ("architecture", "context", "link"), "ttft_ms_median")
+        for column in ("ttft_ms_median", "speedup_vs_standard"):
+            run.lines(column, rows, "context", column, ("architecture", "link"))
+            run.summary(named_values(f"ttft/{column}", rows, column, "architecture", "context", "link"))
 
 
 @commands.command()
@@ -90,11 +98,13 @@ def simulate(
 ) -> None:
     """Predict the time to first token on hardware that is described in config/hardware."""
     options = parse_json("settings", settings)
-    with writing_stage("simulate", out, options) as run:
+    with writing_stage("simulate", out) as run:
         from krakenlm.latency.sweep import simulate_grid
 
         rows = with_settings(simulate_grid, options, out, scale, out.parent, layers_csv=layers)
         run.table("ttft_simulated", rows)
+        run.summary(named_values("simulated/speedup_vs_standard", rows, "speedup_vs_standard", *SIMULATED))
+        run.wrote(layers, "result")
 
 
 @commands.command()
@@ -173,11 +183,10 @@ def calibrate_hardware(
     dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32")] = "float32",
 ) -> None:
     """Measure this machine, CPU or GPUs, alone on it, and describe it."""
-    parameters = {"ranks": ranks, "threads": threads, "link": link, "dtype": dtype}
-    with writing_stage("calibrate", out, parameters, timing=True, gpus=count_gpus()):
+    with writing_stage("calibrate", out, timing=True, gpus=count_gpus()):
         from krakenlm.latency.calibrate import calibrate
 
-        calibrate(out, **parameters)
+        calibrate(out, ranks=ranks, threads=threads, link=link, dtype=dtype)
 
 
 @measured_elsewhere.command("aiconfigurator")

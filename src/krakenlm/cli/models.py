@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import folder_under_results, writing_stage
+from krakenlm.cli.stage import folder_under_results, model_name, writing_stage
 from krakenlm.files import hold
 
 imports = typer.Typer(
@@ -21,7 +21,7 @@ ImportedTokenizer = Annotated[
 
 
 def import_with(read: Callable, source: Path | str, model: Path, tokenizer: Path | None) -> None:
-    with writing_stage("import", model, {}, name=model.name, kind="model"):
+    with writing_stage("import", model, name=model_name(model), kind="model"):
         read(source, model, tokenizer)
 
 

@@ -13,10 +13,13 @@ commands = typer.Typer()
 @commands.command()
 def collect(parts: Annotated[list[Path], typer.Argument(help="Tables of equal columns.")], out: Out) -> None:
     """Put the parts of a table together."""
-    with writing_stage("collect", out, {}, name=out.stem):
+    with writing_stage("collect", out, name=out.name) as run:
         from krakenlm.report.tables import collect as stage
+        from krakenlm.report.tables import rows_of
 
         stage(parts, out)
+        if out.suffix == ".csv":
+            run.table(out.stem, rows_of(out))
 
 
 @commands.command()
@@ -34,7 +37,7 @@ def report(
     out: Out,
 ) -> None:
     """Write one self-contained page from result files."""
-    with writing_stage("report", out, {}, kind="report") as wandb_run:
+    with writing_stage("report", out, kind="report") as wandb_run:
         from krakenlm.report.build import build
         from krakenlm.report.environment import record
 

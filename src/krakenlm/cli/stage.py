@@ -4,12 +4,12 @@ import contextlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
+from typer.main import get_current_context
 
 from krakenlm import plan
 from krakenlm.errors import InputError
@@ -26,7 +26,6 @@ Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
 def writing_stage(
     stage: str,
     out: Path,
-    parameters: dict,
     name: str = "",
     timing: bool = False,
     gpus: int = 0,
@@ -35,8 +34,8 @@ def writing_stage(
 ) -> Iterator:
     """Hold the output's lock and the machine's timing lock, and open the stage's W&B run.
 
-    The run's config is the command line, `parameters` over it; `out` is its artifact, of this kind; the artifacts that
-    it read are those of `reads` and of every path on the command line.
+    The run's config is the command line; `out` is its artifact, of this kind; the artifacts that it read are those of
+    `reads` and of every path on the command line.
     Modules of the stage are imported inside, so that even their import disturbs no timing job. A timing stage gets its
     run afterwards: W&B's own process would run beside what is measured. Only the first process of a training that
     runs in several takes locks; the others end with it.
@@ -46,7 +45,7 @@ def writing_stage(
 
     if not is_first_process():
         die_with(os.getppid())
-        with tracked(stage, name, parameters, out, reads) as run:
+        with tracked(stage, name, out, reads) as run:
             yield run
         return
     shown = Shown()
@@ -54,11 +53,11 @@ def writing_stage(
         if timing:
             yield shown
         else:
-            with tracked(stage, name, parameters, out, reads) as run:
+            with tracked(stage, name, out, reads) as run:
                 yield run
                 run.wrote(out, kind)
     if timing:
-        with tracked(stage, name, parameters, out, reads) as run:
+        with tracked(stage, name, out, reads) as run:
             shown.on(run)
             run.wrote(out, kind)
 
@@ -75,32 +74,35 @@ def locked(stage: str, out: Path, timing: bool) -> Iterator[None]:
 
 
 class Shown:
-    """What a stage shows, kept until there is a W&B run to show it on."""
+    """What a stage shows (`Run.table`, `bars`, `lines`, `summary`), kept until there is a W&B run to show it on."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple]] = []
 
-    def table(self, *arguments: object) -> None:
-        self.calls.append(("table", arguments))
-
-    def bars(self, *arguments: object) -> None:
-        self.calls.append(("bars", arguments))
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        return lambda *arguments: self.calls.append((method, arguments))
 
     def on(self, run: object) -> None:
         for method, arguments in self.calls:
             getattr(run, method)(*arguments)
 
 
+def named_values(prefix: str, rows: Sequence[Mapping], column: str, *labels: str) -> dict:
+    """Summary values of a run, one for each row that has a value in `column`: `prefix/label/label` and the value."""
+    filled = [row for row in rows if row.get(column) not in (None, "")]
+    return {"/".join([prefix, *(str(row[label]) for label in labels)]): row[column] for row in filled}
+
+
 @contextlib.contextmanager
-def tracked(stage: str, name: str, parameters: dict, out: Path, reads: Sequence[Path]) -> Iterator:
+def tracked(stage: str, name: str, out: Path, reads: Sequence[Path]) -> Iterator:
     from krakenlm.tracking.run import start_run
 
-    given, paths = command_line()
+    parameters, paths = command_line()
     with start_run(
         stage,
         name=f"{stage} {name}".strip(),
         group=os.environ.get("WANDB_RUN_GROUP", "by hand"),
-        parameters=given | parameters,
+        parameters=parameters,
         directory=os.environ.get("WANDB_DIR", "results"),
     ) as run:
         for path in [*reads, *paths]:
@@ -111,7 +113,8 @@ def tracked(stage: str, name: str, parameters: dict, out: Path, reads: Sequence[
 
 def command_line() -> tuple[dict, list[Path]]:
     """Every option and argument of the command that runs, JSON as what it holds, and all the paths among them."""
-    context = click.get_current_context(silent=True)
+    # Typer's own: it carries a click of its own, and the package `click` knows nothing of its commands.
+    context = get_current_context(silent=True)
     given = {key: value for key, value in (context.params if context else {}).items() if value is not None}
     values = [item for value in given.values() for item in (value if isinstance(value, list) else [value])]
     return {key: decoded(value) for key, value in given.items()}, [item for item in values if isinstance(item, Path)]
@@ -144,6 +147,12 @@ def check_keys(option: str, values: dict, function: Callable, given: set[str]) -
     for key in sorted(wanted ^ set(values)):
         expected, found = ("a value", "none") if key in wanted else ("no such key", repr(values[key]))
         raise InputError(f"--{option}: {key}: expected {expected}, found {found}; see docs/configuration.md")
+
+
+def model_name(folder: Path) -> str:
+    """`standard seed0` of models/standard/seed0-<hash>; of a folder elsewhere its name."""
+    seed, found, _ = folder.name.partition("-")
+    return f"{folder.parent.name} {seed}" if found and seed.startswith("seed") else folder.name
 
 
 def folder_under_results(path: Path) -> str:

@@ -22,7 +22,7 @@ def corpus(
 ) -> None:
     """Find a corpus' documents and split them into training and validation."""
     settings = parse_json("text", text)
-    with writing_stage("corpus", out, settings, kind="corpus") as run:
+    with writing_stage("corpus", out, kind="corpus") as run:
         from krakenlm.text import corpus as stage
 
         summary = stage.write(out, settings, shards, processes)
@@ -40,7 +40,7 @@ def tasks(
     """Write tasks in the eight SuperGLUE formats: about held-out stories of the embedded world, or SuperGLUE's own."""
     if (examples is None) == (official is None):
         raise InputError("tasks: expected one of --examples and --official; give one")
-    with writing_stage("tasks", out, {}, kind="tasks"):
+    with writing_stage("tasks", out, kind="tasks"):
         if official is not None:
             from krakenlm.evaluation.official import convert
 
@@ -61,7 +61,7 @@ def tokenizer(
     """Train a tokenizer on a corpus, or fetch a published one."""
     if (vocabulary is None) == (pretrained is None):
         raise InputError("tokenizer: expected one of --vocabulary and --pretrained; give one")
-    with writing_stage("tokenizer", out, {}, kind="tokenizer"):
+    with writing_stage("tokenizer", out, kind="tokenizer"):
         from krakenlm.text.tokenizer import fetch_tokenizer, train_tokenizer
 
         if pretrained is None:
@@ -88,7 +88,7 @@ def tokenize(
 
             tokenize_shard(corpus, tokenizer, out / "shards", shard, threads)
         return
-    with writing_stage("tokens", out, {}, kind="tokens") as run:
+    with writing_stage("tokens", out, kind="tokens") as run:
         from krakenlm.text.store import TokenStore
         from krakenlm.text.tokenizing import tokenize as stage
 

@@ -1,4 +1,4 @@
-"""What Weights & Biases gets later."""
+"""What Weights & Biases shows, and what it gets later."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,3 +18,13 @@ def upload(
 
     for line in send(results, minutes) or [f"{results}: nothing to send"]:
         print(line)
+
+
+@commands.command()
+def dashboard(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
+) -> None:
+    """Make the project's workspace on Weights & Biases, with panels for each stage, and print its address."""
+    from krakenlm.tracking.dashboard import create
+
+    print(create(results))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from krakenlm.cli.stage import Out, Seed, parse_json, writing_stage
+from krakenlm.files import read_json
 
 commands = typer.Typer()
 
@@ -26,10 +27,9 @@ def train(
 ) -> None:
     """Train a model, or go on from its last intact checkpoint."""
     fields, settings = parse_json("model", model), parse_json("recipe", recipe) | parse_json("watch", watch)
-    parameters = {"model": fields, "recipe": settings, "seed": seed, "identity": identity}
-    with writing_stage(
-        "train", out, parameters, name=f"{name} seed {seed}", gpus=settings.get("gpus", 0), kind="model"
-    ) as run:
+    with writing_stage("train", out, name=f"{name} seed {seed}", gpus=settings.get("gpus", 0), kind="model") as run:
         from krakenlm.training.run import train as stage
 
         stage(tokens, tokenizer, fields, settings, seed, out, logger=run.lightning_logger(), identity=identity)
+        metrics = read_json(out / "metrics.json")
+        run.summary({key: metrics[key] for key in ("parameters", "tokens_seen", "validation_tokens", "timings")})

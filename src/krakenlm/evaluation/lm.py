@@ -21,6 +21,7 @@ from krakenlm.inference.generate import Sampling, likeliest
 from krakenlm.models import load_model
 from krakenlm.models.blocks import LAST
 from krakenlm.models.collectives import ALONE, Collectives
+from krakenlm.progress import Progress
 from krakenlm.text.tokenizer import end_token, load_tokenizer
 
 # Tokens of a pack: enough for matrix products to be efficient, few enough for a CPU's caches.
@@ -111,10 +112,12 @@ class KrakenLM(TemplateLM):
         inputs = sorted(asked)
         wanted = [max(len(requests[number][2]) for number in asked[row]) for row in inputs]
         most_wanted = LOGITS_PER_PACK // self.module.config.vocab_size
+        progress = Progress("superglue", len(requests), "continuations")
         for place, part in enumerate(packs(inputs, wanted, TOKENS_PER_PACK[self._device.type], most_wanted)):
             if place % self.comm.world == self.comm.rank:
                 numbers = [asked[row] for row in inputs[part]]
                 self.score(inputs[part], wanted[part], numbers, requests, results_R2)
+            progress.add(sum(len(asked[row]) for row in inputs[part]))
         totals_R2 = self.comm.all_reduce(results_R2.to(self._device)).wait().tolist()
         results = [(nats, bool(is_greedy)) for nats, is_greedy in totals_R2]
         for (text, _, _), result in zip(requests, results, strict=True):

@@ -20,6 +20,7 @@ from nltk.probability import ConditionalFreqDist
 from krakenlm.errors import InputError
 from krakenlm.evaluation.perplexity import COLUMNS, by_document, scores, validation_tokens
 from krakenlm.files import write_table
+from krakenlm.progress import Progress
 from krakenlm.text.store import TokenStore
 
 # nltk counts in Python dictionaries, which takes about 1 kB an n-gram.
@@ -91,10 +92,12 @@ def kneser_ney(train: np.ndarray, validation: np.ndarray, vocabulary: int, order
     """Losses in nats and number of stored n-grams of an interpolated Kneser-Ney model."""
     model = InterpolatedKneserNey(train, order, vocabulary)
     tokens = validation.tolist()
-    losses = [
-        -math.log(model.unmasked_score(tokens[position], tuple(tokens[max(0, position - order + 1) : position])))
-        for position in range(1, len(tokens))
-    ]
+    losses = []
+    progress = Progress(f"ngrams, order {order}", len(tokens) - 1, "tokens")
+    for position in range(1, len(tokens)):
+        context = tuple(tokens[max(0, position - order + 1) : position])
+        losses.append(-math.log(model.unmasked_score(tokens[position], context)))
+        progress.add(1)
     return np.array(losses), model.stored
 
 

@@ -17,6 +17,7 @@ from krakenlm.evaluation.windows import Windows, at_random, batches, in_order
 from krakenlm.files import read_json, write_table, writing
 from krakenlm.models import load_model
 from krakenlm.models.collectives import ALONE, Collectives
+from krakenlm.progress import Progress
 from krakenlm.text.store import TokenStore
 from krakenlm.text.tokenizer import load_tokenizer
 
@@ -275,6 +276,7 @@ def token_losses(
     """
     most_tokens = LOGITS_PER_BATCH[device.type] // module.config.vocab_size
     losses_P, start = torch.zeros(sum(part.at_P.size for part in parts), dtype=torch.float64, device=device), 0
+    progress = Progress("perplexity", len(losses_P), "tokens")
     for number, batch in enumerate(batches(parts, most_tokens)):
         end = start + batch.at_P.size
         if number % comm.world == comm.rank:
@@ -284,5 +286,6 @@ def token_losses(
             losses_P[start:end] = functional.cross_entropy(
                 logits_BCV.flatten(0, 1), targets_BC.flatten(), reduction="none"
             )
+        progress.add(end - start)
         start = end
     return comm.all_reduce(losses_P).wait().cpu().numpy()

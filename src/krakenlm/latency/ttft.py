@@ -7,7 +7,7 @@ all of them.
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from krakenlm.errors import InputError
 from krakenlm.files import write_table
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
-from krakenlm.inference.launch import run_ranks
+from krakenlm.inference.launch import stream_ranks
 from krakenlm.inference.shards import random_rank
 from krakenlm.latency import statistics
 from krakenlm.latency.bandwidth import settle
@@ -27,6 +27,7 @@ from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.blocks import Config
 from krakenlm.models.collectives import Collectives
 from krakenlm.models.sizing import kv_bytes_per_token, parameter_count, sizes_of
+from krakenlm.progress import Progress
 
 COLUMNS = [
     "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs",
@@ -139,7 +140,13 @@ def time_over(link: str, settings: dict, tp: int, threads: int) -> dict | None:
     try:
         with network(link, tp) as ranks_network:
             arguments = settings | {"link": link}
-            times = run_ranks("krakenlm.latency.ttft:time_on_rank", arguments, tp, threads, ranks_network)
+            progress = Progress(f"ttft over {link}", len(settings["contexts"]), "contexts")
+            parts = stream_ranks("krakenlm.latency.ttft:time_on_rank", arguments, tp, threads, ranks_network)
+            times = next(parts) | {"milliseconds": {}, "machine": {}}
+            for part in parts:
+                times["milliseconds"][str(part["context"])] = part["milliseconds"]
+                times["machine"][str(part["context"])] = part["machine"]
+                progress.add(1)
     except LinkError as error:
         print(f"ttft: no rows for link {link}: {error}", file=sys.stderr)
         return None
@@ -193,12 +200,13 @@ def time_on_rank(
     warmup: int,
     dtype: str,
     seed: int,
-) -> dict:
-    """Body of one rank: what the link gave, then {context: [[milliseconds of each run] of each model]}."""
+) -> Iterator[dict]:
+    """Body of one rank: what the link gave, then for each context [[milliseconds of each run] of each model]."""
     name = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else f"gloo over {link}"
-    result = {"link": name, "link_gbit": settle(link, comm, device), "milliseconds": {}, "machine": {}}
-    if off_its_label(link, result["link_gbit"]):
-        return result
+    link_gbit = settle(link, comm, device)
+    yield {"link": name, "link_gbit": link_gbit}
+    if off_its_label(link, link_gbit):
+        return
     modules = random_modules(timed, comm, device, getattr(torch, dtype), seed)
     standard = index_of_standard(timed)
 
@@ -211,9 +219,8 @@ def time_on_rank(
         prompts_BT = torch.randint(timed[0]["sizes"]["vocab_size"], (batch, context), generator=generator)
         steps = [first_token(module, prompts_BT, comm, device) for module in modules]
         watch = statistics.Watch()
-        result["milliseconds"][str(context)] = interleave(steps, comm, device, warmup, enough)
-        result["machine"][str(context)] = watch.stop(comm, device)
-    return result
+        milliseconds = interleave(steps, comm, device, warmup, enough)
+        yield {"context": context, "milliseconds": milliseconds, "machine": watch.stop(comm, device)}
 
 
 def random_modules(

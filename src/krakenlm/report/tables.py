@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow
+from pyarrow import csv as convert
 from pyarrow import parquet
 
 from krakenlm.errors import InputError
@@ -34,6 +35,12 @@ def collect(parts: Sequence[Path], out: Path) -> None:
         file.write(first.header)
         for part in (first, *others):
             file.write(part.body)
+
+
+def rows_of(path: Path) -> list[dict]:
+    """A CSV's rows with numbers as numbers; an empty cell is None."""
+    options = convert.ConvertOptions(strings_can_be_null=True, null_values=[""])
+    return convert.read_csv(path, convert_options=options).to_pylist()
 
 
 def collect_parquet(parts: Sequence[Path], out: Path) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from krakenlm.config import data_label, expand
 from krakenlm.errors import InputError
 from krakenlm.files import write_json, writing
+from krakenlm.progress import Progress
 from krakenlm.text import readers
 from krakenlm.text.documents import RECORD, read_index
 from krakenlm.text.duplicates import repeated
@@ -133,12 +134,14 @@ def write_index(
 ) -> tuple[list[int], list[int]]:
     """Read every document once; write its record (documents.RECORD). Returns documents and bytes of each piece."""
     counts, sizes = [], []
+    progress = Progress("corpus", len(pieces), "pieces")
     with open(path, "wb") as file, mapping(min(processes, len(pieces))) as apply:
         for records in apply(scan, pieces, itertools.repeat(reading)):
             file.write(records)
             records = np.frombuffer(records, RECORD)
             counts.append(len(records))
             sizes.append(int(records["bytes"].sum()))
+            progress.add(1)
     return counts, sizes
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from krakenlm.config import fingerprint
 from krakenlm.errors import InputError
 from krakenlm.files import read_json, write_json, writing
+from krakenlm.progress import Progress
 from krakenlm.text.documents import Corpus
 from krakenlm.text.lengths import Lengths
 from krakenlm.text.store import LITTLE_ENDIAN, SPLITS, checksum
@@ -190,6 +191,7 @@ def tokenize_shard(
     if not 0 <= shard < corpus.shards:
         raise InputError(f"--shard: expected 0 to {corpus.shards - 1}, found {shard}; choose one")
     tokens = documents = 0
+    progress = Progress(f"tokens, shard {shard}", corpus.count(shard), "documents")
     ids, ends = directory / f"{shard:05d}.bin", directory / f"{shard:05d}.ends"
     with writing(ids) as ids_part, writing(ends) as ends_part:
         with open(ids_part, "wb") as ids_file, open(ends_part, "wb") as ends_file:
@@ -199,6 +201,7 @@ def tokenize_shard(
                 ends_file.write((tokens + np.cumsum(length_U)).astype("<u8").tobytes())
                 tokens += len(ids_P)
                 documents += len(texts)
+                progress.add(len(texts))
         if documents != corpus.count(shard):
             raise InputError(
                 f"{corpus_dir}: expected {corpus.count(shard)} documents in shard {shard}, found {documents}; the "
@@ -249,6 +252,7 @@ def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
 
 def place(shards: Shards, order: np.ndarray, path: Path) -> dict:
     """Write the documents named in `order`; returns their tokens, documents, lengths and checksum."""
+    progress = Progress("tokens, put in order", len(order), "documents")
     tokens, lengths, digest = 0, Lengths(), hashlib.sha256()
     with open(path, "wb", buffering=1 << 20) as file:
         for start in range(0, len(order), PLACED_AT_ONCE):
@@ -260,4 +264,5 @@ def place(shards: Shards, order: np.ndarray, path: Path) -> dict:
                 length_U.append(len(ids_T))
             lengths.add(np.array(length_U))
             tokens += sum(length_U)
+            progress.add(len(length_U))
     return {"tokens": tokens, "documents": len(order), "lengths": lengths.summary(), "sha256": digest.hexdigest()}

@@ -64,7 +64,7 @@ def start_run(
     config |= {"code": code_version(), "earlier_run": run.ledger.earlier_run(run_id, stage, name)}
     options = {
         "id": run_id,
-        "project": os.environ.get("WANDB_PROJECT") or "krakenlm",
+        "project": default_project(),
         "job_type": stage,
         "name": name,
         "group": group,
@@ -111,7 +111,8 @@ class Run:
         elif not self.attempt("start online", lambda: self.init("online"), "offline"):
             self.go_offline()
         if self.wandb_run is not None:
-            self.ledger.add(RUN, options["id"], stage=options["job_type"], name=options["name"], group=options["group"])
+            line = {key: options[key] for key in ("name", "group", "project")}
+            self.ledger.add(RUN, options["id"], stage=options["job_type"], **line)
 
     def prepare(self, run_id: str) -> None:
         """Be this run's only process, on W&B started as we need it."""
@@ -179,6 +180,20 @@ class Run:
             run.log({f"{name} chart": wandb.plot.bar(make_table(bars), "row", value, title=name)})
 
         self.use(f"log chart {name}", log_bars)
+
+    def lines(self, name: str, rows: Sequence[Mapping[str, Any]], x: str, value: str, labels: Sequence[str]) -> None:
+        """Log a line chart of the column `value` over the column `x`, a line for each of what stands in `labels`."""
+
+        def log_lines(run: Any) -> None:
+            import wandb
+
+            points = [
+                {x: row[x], value: row[value], "line": ", ".join(str(row[label]) for label in labels)} for row in rows
+            ]
+            chart = wandb.plot.line(make_table(points), x, value, stroke="line", title=f"{name} over {x}")
+            run.log({f"{name} over {x}": chart})
+
+        self.use(f"log chart {name}", log_lines)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set summary values of the run."""
@@ -304,6 +319,10 @@ def make_lightning_logger(run: Run) -> Any:
             run.log(metrics, step)
 
     return SafeWandbLogger(experiment=run.wandb_run, project=run.wandb_run.project)
+
+
+def default_project() -> str:
+    return os.environ.get("WANDB_PROJECT") or "krakenlm"
 
 
 def lock_path(directory: Path, run_id: str) -> Path:

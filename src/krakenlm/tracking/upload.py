@@ -1,6 +1,5 @@
 """Sends what offline and broken-off runs have left on this disk, and ties the runs to the artifacts they read."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from krakenlm.errors import InputError
 from krakenlm.files import claim
 from krakenlm.tracking import folders
-from krakenlm.tracking.ledger import LINKED, Ledger
+from krakenlm.tracking.ledger import LINKED, RUN, Ledger
 from krakenlm.tracking.run import keys, lock_path, set_up
 
 
@@ -96,8 +95,9 @@ def link(directory: Path, without: set[str]) -> list[str]:
     import wandb
 
     failed, api = [], wandb.Api()
-    project = os.environ.get("WANDB_PROJECT") or "krakenlm"
+    projects = {line["run"]: line["project"] for line in ledger.lines(RUN)}
     for line in lines:
+        project = projects[line["run"]]
         try:
             run = api.run(f"{project}/{line['run']}")
             run.use_artifact(api.artifact(f"{project}/{line['artifact']}:{line['alias']}"))

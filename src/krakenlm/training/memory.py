@@ -11,6 +11,13 @@ from krakenlm.errors import InputError
 from krakenlm.training.recipe import Recipe
 
 
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that tensors have taken on this process's GPU or, on a CPU, that the process has."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 @contextlib.contextmanager
 def explaining_memory(sizes: Mapping, recipe: Recipe) -> Iterator[None]:
     """Turn what torch raises where memory ends into one line with the micro-batch that would fit.

@@ -14,12 +14,13 @@ from tqdm import tqdm
 
 from krakenlm.errors import InputError
 from krakenlm.models.sizing import training_flops_per_token
+from krakenlm.progress import SECONDS_BETWEEN_LINES, duration
 from krakenlm.training.calibration import matrix_rate
 from krakenlm.training.checkpoints import note_stop
+from krakenlm.training.memory import peak_memory
 from krakenlm.training.recipe import Recipe
 from krakenlm.training.windows import validation_starts
 
-SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_REDRAWS = 0.2
 
 
@@ -106,7 +107,7 @@ class Record(Callback):
                 continue
             rate = self.recipe.rate(earlier)
             self.curve.append({"step": earlier, "loss": loss, "learning_rate": rate, "gradient_norm": norm})
-            log(trainer, earlier, curve_metrics(self.curve[-1]) | self.speed_metrics())
+            log(trainer, earlier, curve_metrics(self.curve[-1]) | self.machine_metrics(trainer.strategy.root_device))
 
     def measure_speed(self, step: int) -> None:
         """Tokens per second since the last reading, the share of the devices' matrix rate that their FLOPs are, and the
@@ -117,11 +118,12 @@ class Record(Callback):
         self.speed = (tokens_per_second, tokens_per_second * self.flops_per_token / self.peak)
         self.seconds_left = (self.recipe.steps - step) * (now - self.started) / (step + 1 - self.first_step)
 
-    def speed_metrics(self) -> dict[str, float]:
+    def machine_metrics(self, device: torch.device) -> dict[str, float]:
         return {
             "train/tokens_per_second": self.speed[0],
             "train/share_of_matrix_rate": self.speed[1],
             "train/seconds_left": self.seconds_left,
+            "train/peak_memory_gb": peak_memory(device) / 1e9,
         }
 
     def stop(self, trainer: Any, step: int, found: str) -> None:
@@ -185,14 +187,3 @@ class Progress:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def duration(seconds: float) -> str:
-    """`3 d 4 h`, `2 h 5 min`, `3 min 20 s` or `12 s`."""
-    seconds = round(seconds)
-    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"

@@ -1,0 +1,87 @@
+"""A W&B workspace for the project: a section for each stage, with the panels that its runs fill."""
+
+from pathlib import Path
+from typing import Any
+
+from krakenlm.errors import InputError
+from krakenlm.tracking.ledger import RUN, Ledger
+from krakenlm.tracking.run import STEP, default_project, keys, set_up
+from krakenlm.tracking.upload import directories, hide_keys
+
+WORKSPACE = "krakenlm"
+TRAINING = {
+    "Loss": ["train/loss", "validation/loss"],
+    "Perplexity": ["train/perplexity", "validation/perplexity"],
+    "Learning rate": ["train/learning_rate"],
+    "Gradient norm": ["train/gradient_norm"],
+    "Tokens per second": ["train/tokens_per_second"],
+    "Share of the matrix rate": ["train/share_of_matrix_rate"],
+    "Peak memory, GB": ["train/peak_memory_gb"],
+}
+EVALUATION = ("loss", "perplexity", "bits_per_byte")
+# Keys of tables (`Run.table`). Charts get panels of their own from W&B.
+TABLES = {
+    "Evaluation": ("perplexity", "superglue", "comparisons"),
+    "Engines": ("engines",),
+    "Time to first token": ("ttft",),
+    "Simulated time to first token": ("ttft_simulated",),
+}
+
+
+def create(results: Path) -> str:
+    """Make the project's workspace; returns its address. Each call makes a new one beside the earlier ones.
+
+    Args:
+        results: where W&B's run folders are, for the advice that is given without a key.
+
+    Raises:
+        InputError: there is no key, or the server does not take the workspace.
+    """
+    set_up(results)
+    if not keys():
+        runs = [place for place in directories(results) if Ledger(place).path.exists()]
+        places = " or ".join(f"`wandb leet {place / 'wandb'}`" for place in runs)
+        raise InputError(
+            "dashboard: expected a W&B key (WANDB_API_KEY or `wandb login`), found none; without one, "
+            f"{places or '`wandb leet results/<scale>/wandb`'} shows the runs of this disk, also while they run"
+        )
+    try:
+        return save(project_of(results))
+    except Exception as error:  # whatever W&B raises, it is the server that would not have it
+        problem = hide_keys(" ".join(str(error).split()))
+        raise InputError(
+            f"dashboard: expected W&B's server to take a workspace, found {type(error).__name__}: {problem}; "
+            "try again, or look at the project's own page"
+        ) from None
+
+
+def project_of(results: Path) -> str:
+    """The project of the newest run on this disk; without one that of a run to come."""
+    ledgers = [ledger for ledger in map(Ledger, directories(results)) if ledger.path.exists()]
+    ledgers.sort(key=lambda ledger: ledger.path.stat().st_mtime)
+    found = [line["project"] for ledger in ledgers for line in ledger.lines(RUN)]
+    return found[-1] if found else default_project()
+
+
+def save(project: str) -> str:
+    import wandb
+    import wandb_workspaces.workspaces as ws
+
+    entity = wandb.Api().default_entity
+    workspace = ws.Workspace(
+        entity=entity, project=project, name=WORKSPACE, sections=sections(), auto_generate_panels=True
+    )
+    return workspace.save().url
+
+
+def sections() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    panels = {
+        "Training": [wr.LinePlot(title=title, x=STEP, y=metrics) for title, metrics in TRAINING.items()],
+        "Evaluation": [wr.BarPlot(title=f"Evaluation: {key}", metrics=[f"evaluation/{key}"]) for key in EVALUATION],
+    }
+    for section, tables in TABLES.items():
+        panels.setdefault(section, []).extend(wr.WeavePanelSummaryTable(table_name=table) for table in tables)
+    return [ws.Section(name=name, panels=shown, is_open=True) for name, shown in panels.items()]

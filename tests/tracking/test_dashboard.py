@@ -1,0 +1,54 @@
+"""`krakenlm dashboard` against a stand-in for W&B's server."""
+
+import json
+
+import pytest
+from tracked_runs import KEY, open_run
+
+from krakenlm.errors import InputError
+from krakenlm.tracking.dashboard import EVALUATION, TABLES, TRAINING, create
+
+
+def strings(value):
+    """Every string in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from strings(item)
+
+
+def test_the_workspace_has_a_panel_for_every_metric_and_table_of_every_stage(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    with open_run(tmp_path / "tiny", mode="offline"):
+        pass
+    monkeypatch.delenv("WANDB_PROJECT")
+    address = create(tmp_path)
+    (view,) = server.views.values()
+    assert (view["entityName"], view["projectName"], view["displayName"]) == ("someone", "mine", "krakenlm")
+    assert "/someone/mine?nw=" in address
+    spec = json.loads(view["spec"])
+    sections = spec["section"]["panelBankConfig"]["sections"]
+    assert {"Training", *TABLES} <= {section["name"] for section in sections}
+    shown = set(strings(sections))
+    assert {metric for metrics in TRAINING.values() for metric in metrics} <= shown
+    assert {f"summary:evaluation/{key}" for key in EVALUATION} <= shown | {f"summary:{each}" for each in shown}
+    assert {table for tables in TABLES.values() for table in tables} <= shown
+    assert KEY not in view["spec"]
+
+
+def test_without_a_key_one_line_says_what_shows_the_runs_instead(tmp_path):
+    with open_run(tmp_path / "tiny", mode="offline"):
+        pass
+    with pytest.raises(InputError, match="dashboard: expected a W&B key") as error:
+        create(tmp_path)
+    assert f"`wandb leet {tmp_path}/tiny/wandb`" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_server_in_trouble_costs_one_line_without_the_key(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
+    server.fail()
+    with pytest.raises(InputError, match="dashboard: expected W&B's server to take a workspace") as error:
+        create(tmp_path)
+    assert KEY not in str(error.value)
+    assert "\n" not in str(error.value)
