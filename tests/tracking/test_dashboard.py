@@ -6,6 +6,7 @@ import pytest
 from tracked_runs import KEY, open_run
 
 from krakenlm.errors import InputError
+from krakenlm.tracking import dashboard
 from krakenlm.tracking.dashboard import EVALUATION, TABLES, TRAINING, create
 
 
@@ -45,9 +46,10 @@ def test_without_a_key_one_line_says_what_shows_the_runs_instead(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_server_in_trouble_costs_one_line_without_the_key(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
-    server.fail()
+@pytest.mark.parametrize("trouble", ["fail", "stall"])
+def test_a_server_in_trouble_costs_one_line_without_the_key(server, tmp_path, monkeypatch, trouble):
+    monkeypatch.setattr(dashboard, "SAVE_SECONDS", 1.0)
+    getattr(server, trouble)()
     with pytest.raises(InputError, match="dashboard: expected W&B's server to take a workspace") as error:
         create(tmp_path)
     assert KEY not in str(error.value)

@@ -5,10 +5,11 @@ from typing import Any
 
 from krakenlm.errors import InputError
 from krakenlm.tracking.ledger import RUN, Ledger
-from krakenlm.tracking.run import STEP, default_project, keys, set_up
+from krakenlm.tracking.run import STEP, default_project, keys, set_up, within
 from krakenlm.tracking.upload import directories, hide_keys
 
 WORKSPACE = "krakenlm"
+SAVE_SECONDS = 60.0
 TRAINING = {
     "Loss": ["train/loss", "validation/loss"],
     "Perplexity": ["train/perplexity", "validation/perplexity"],
@@ -46,7 +47,9 @@ def create(results: Path) -> str:
             f"{places or '`wandb leet results/<scale>/wandb`'} shows the runs of this disk, also while they run"
         )
     try:
-        return save(project_of(results))
+        address: list[str] = []
+        within(SAVE_SECONDS, lambda: address.append(save(project_of(results))))
+        return address[0]
     except Exception as error:  # whatever W&B raises, it is the server that would not have it
         problem = hide_keys(" ".join(str(error).split()))
         raise InputError(
@@ -59,7 +62,7 @@ def project_of(results: Path) -> str:
     """The project of the newest run on this disk; without one that of a run to come."""
     ledgers = [ledger for ledger in map(Ledger, directories(results)) if ledger.path.exists()]
     ledgers.sort(key=lambda ledger: ledger.path.stat().st_mtime)
-    found = [line["project"] for ledger in ledgers for line in ledger.lines(RUN)]
+    found = [line["project"] for ledger in ledgers for line in ledger.lines(RUN) if "project" in line]
     return found[-1] if found else default_project()
 
 

@@ -8,7 +8,7 @@ from krakenlm.errors import InputError
 from krakenlm.files import claim
 from krakenlm.tracking import folders
 from krakenlm.tracking.ledger import LINKED, RUN, Ledger
-from krakenlm.tracking.run import keys, lock_path, set_up
+from krakenlm.tracking.run import default_project, keys, lock_path, set_up
 
 
 def directories(root: Path) -> list[Path]:
@@ -95,9 +95,10 @@ def link(directory: Path, without: set[str]) -> list[str]:
     import wandb
 
     failed, api = [], wandb.Api()
-    projects = {line["run"]: line["project"] for line in ledger.lines(RUN)}
+    projects = {line["run"]: line["project"] for line in ledger.lines(RUN) if "project" in line}
     for line in lines:
-        project = projects[line["run"]]
+        # Ledgers of before a line had its project.
+        project = projects.get(line["run"], default_project())
         try:
             run = api.run(f"{project}/{line['run']}")
             run.use_artifact(api.artifact(f"{project}/{line['artifact']}:{line['alias']}"))
