@@ -89,17 +89,23 @@ def test_the_report_is_one_file_that_names_the_data_as_synthetic(finished):
     assert len(page) < 5_000_000
 
 
-def wandb_runs(checkout):
-    """Of each run folder, the run and the artifacts that it logged, as wandb's own reader reads them."""
-    for run_file in (checkout.folder / "results").rglob("run-*.wandb"):
+@pytest.fixture(scope="module")
+def wandb_runs(finished):
+    """Of each run folder, the run, its artifacts and its summary's keys, as wandb's own reader reads them."""
+    found = []
+    for run_file in (finished.folder / "results").rglob("run-*.wandb"):
         command = [Path(sys.executable).parent / "wandb", "leet", "inspect", run_file, "--json"]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         records = [json.loads(line) for line in lines]
         run = next(record["run"] for record in records if record["type"] == "run")
-        yield run, {record["artifact"]["name"] for record in records if record["type"] == "artifact"}
+        summaries = [record["summary"]["update"] for record in records if record["type"] == "summary"]
+        # A table's values stand as `key.part`.
+        summary = {key.partition(".")[0] for update in summaries for key in update}
+        found.append((run, {record["artifact"]["name"] for record in records if record["type"] == "artifact"}, summary))
+    return found
 
 
-def test_every_stage_left_a_wandb_run_with_its_command_line_as_config_and_its_output_as_artifact(finished):
+def test_every_stage_left_a_wandb_run_with_its_command_line_as_config_and_its_output_as_artifact(finished, wandb_runs):
     stages = {
         "corpus",
         "tasks",
@@ -113,21 +119,36 @@ def test_every_stage_left_a_wandb_run_with_its_command_line_as_config_and_its_ou
         "shard",
     }
     stages |= {"engines", "ttft", "collect", "simulate", "report"}
-    found = list(wandb_runs(finished))
-    assert {run["job_type"] for run, _ in found} == stages
-    assert len({run["run_group"] for run, _ in found}) == 1
-    for run, artifacts in found:
+    assert {run["job_type"] for run, _, _ in wandb_runs} == stages
+    assert len({run["run_group"] for run, _, _ in wandb_runs}) == 1
+    for run, artifacts, _ in wandb_runs:
         config = run["config"]["update"]
         assert config["code"]["version"]
         assert artifact_name(finished.folder / config["out"]) in artifacts
         assert "earlier_run" not in config
-    configs = {run["display_name"]: run["config"]["update"] for run, _ in found}
+    configs = {run["display_name"]: run["config"]["update"] for run, _, _ in wandb_runs}
     assert configs["train kraken-2way seed 0"]["recipe"]["steps"] == 30
     assert configs["train kraken-2way seed 0"]["model"]["width"] == 28
     assert configs["train kraken-2way seed 0"]["watch"]["log_every_steps"] == 5
     assert configs["ttft width-64 tp 2"]["settings"]["contexts"] == [16, 32]
     assert configs["ttft width-64 tp 2"]["shape"] == {"n_layer": 2, "width": 64, "n_head": 4}
     assert configs["perplexity standard seed 0"]["scale"] == "tiny"
+
+
+def test_runs_show_curves_tables_plots_and_summary_values(wandb_runs):
+    shown = {run["display_name"]: summary for run, _, summary in wandb_runs}
+    train = {"loss", "perplexity", "learning_rate", "gradient_norm", "tokens_per_second", "share_of_matrix_rate"}
+    train |= {"peak_memory_gb", "seconds_left"}
+    assert {f"train/{name}" for name in train} <= set(shown["train standard seed 0"])
+    assert {"validation/loss", "trainer/global_step", "parameters"} <= set(shown["train standard seed 0"])
+    assert {"perplexity", "evaluation/perplexity", "evaluation/loss"} <= set(shown["perplexity standard seed 0"])
+    assert {"superglue", "superglue/boolq/acc"} <= set(shown["superglue standard seed 0"])
+    plots = {f"{column} over context" for column in ("ttft_ms_median", "speedup_vs_standard")}
+    one_rank = shown["ttft width-64 tp 1"]
+    assert {"ttft", "ttft/ttft_ms_median/kraken/32/none", "ttft/speedup_vs_standard/kraken/16/none"} <= set(one_rank)
+    tables = " ".join(one_rank)
+    assert all(plot in tables for plot in [*plots, "ttft_ms_median chart"])
+    assert "ttft" in shown["collect ttft.csv"]
 
 
 @pytest.mark.parametrize("result", ["perplexity.csv", "superglue.csv", "comparisons.csv", "engines.csv", "report.html"])

@@ -206,6 +206,7 @@ def test_speed_share_of_the_peak_loss_gradient_norm_learning_rate_and_time_left_
         assert values["train/tokens_per_second"] > 0
         assert 0 < values["train/share_of_matrix_rate"] < 1
         assert (values["train/seconds_left"] == 0) is (step == 12)
+        assert 0.01 < values["train/peak_memory_gb"] < 100
     last = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training: step")][-1]
     point = curve[12]
     shown = f"loss {point['loss']:.3f}, gradient norm {point['gradient_norm']:.2f}, learning rate 1.00e-03"
