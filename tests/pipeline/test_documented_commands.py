@@ -34,6 +34,7 @@ ELSEWHERE = {
     "mpirun ": "GPUs and TensorRT-LLM",
     "python -m krakenlm.inference.tensorrt.build": "a GPU and TensorRT-LLM",
     "krakenlm plan --scale single-gpu --measure": "a GPU",
+    "krakenlm dashboard": "a key of W&B; tests/tracking makes one on a stand-in",
     "krakenlm upload": "a key of W&B; tests/tracking uploads to a stand-in",
     "krakenlm import authors": "a checkpoint of the authors; tests/models imports one that is made alike",
     "krakenlm lm-eval": "a task of the hub; tests/evaluation runs it on local ones",
