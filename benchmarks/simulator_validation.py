@@ -44,7 +44,7 @@ def description_of(folder: Path, link: str) -> Path:
 
 def measure(folder: Path, link: str) -> None:
     """Write a table of every shape over a link; over loopback also of one rank."""
-    for size, tp in itertools.product(SHAPES, [1, RANKS] if link == LOOPBACK else [RANKS]):
+    for tp, size in itertools.product([RANKS, 1] if link == LOOPBACK else [RANKS], SHAPES):
         measure_ttft(
             size=size,
             tp=tp,
@@ -56,10 +56,10 @@ def measure(folder: Path, link: str) -> None:
             vocab_size=VOCAB_SIZE,
             contexts=CONTEXTS,
             batch=1,
-            runs=15,
-            most_runs=15,
+            runs=9,
+            most_runs=9,
             precision=0.02,
-            warmup=2,
+            warmup=1,
             dtype=DTYPE,
             threads=THREADS,
             seed=0,

@@ -90,7 +90,7 @@ def small_grid(monkeypatch):
     for name, value in {
         "ROWS": (1, 16), "WIDTHS": (32, 64), "HEAD": 128, "CONTEXTS": (8, 16), "HEADS": (2,), "HEAD_SIZES": (16,),
         "BYTES": [4096, 16384], "MESSAGES": [64, 4096], "OVERLAPPED": [4096], "LEAST_SECONDS": 0.0,
-        "REPETITIONS": (3, 3), "POOL_BYTES": 2**20,
+        "REPETITIONS": (3, 3), "BEHIND_WIDTH": 32, "BEHIND_ROWS": 4, "POOL_BYTES": 2**20,
     }.items():  # fmt: skip
         monkeypatch.setattr(calibrate, name, value)
 
@@ -128,3 +128,9 @@ def test_a_kernel_reads_weights_that_no_recent_one_has_read(small_grid):
     assert {bench.weight(64, 64).data_ptr() for _ in range(62)} | {first.data_ptr(), second.data_ptr()} == {
         bench.weight(64, 64).data_ptr() for _ in range(64)
     }
+
+
+def test_the_slowest_tenth_of_the_calls_does_not_count():
+    assert calibrate.steady([2.0, 4.0, 90.0]) == 3
+    assert calibrate.steady([1.0] * 18 + [50.0, 60.0]) == 1
+    assert calibrate.steady([5.0]) == 5

@@ -71,6 +71,37 @@ def ttft_rows():
     ]  # fmt: skip
 
 
+def simulated_rows():
+    parts = ("norm", "gemm", "gemm_overlapped", "attention", "lm_head", "other", "all_reduce_exposed",
+             "all_reduce_hidden")  # fmt: skip
+    return [
+        {
+            "architecture": architecture, "size": size, "degree": degree, "tp": tp, "context": context, "batch": batch,
+            "engine": "tensorrt-llm", "device": "8 x GPU", "link": "fast", "ttft_ms_median": 7.0 * median,
+            "speedup_vs_standard": 4 / median, "source": "simulated", "parameters": 1000, "hardware": machine,
+            **{f"{part}_ms": median for part in parts}, "memory_gb": 9.87654321, "fits": fits,
+        }
+        for machine, fits in (("h100", True), ("small", False))
+        for size in ("1b", "7b")
+        for tp in (2, 8)
+        for context in (128, 2048)
+        for batch in (1, 8)
+        for architecture, degree, median in (("standard", "", 4), ("kraken", tp, 2 if size == "1b" else 4),
+                                             ("kraken", 4, 3))
+    ]  # fmt: skip
+
+
+def layer_rows():
+    return [
+        {
+            "hardware": "h100", "size": "1b", "context": 128, "batch": 1, "tp": 8, "architecture": architecture,
+            "degree": degree, "stream": stream, "part": part, "name": name, "start_us": start, "end_us": start + 9.5,
+        }
+        for architecture, degree in (("standard", ""), ("kraken", 8))
+        for stream, part, name, start in (("compute", "gemm", "mlp.up", 0.0), ("communication", "all_reduce", "sum", 3))
+    ]  # fmt: skip
+
+
 def engine_rows(models):
     return [
         {
@@ -110,6 +141,8 @@ class Inputs:
         write_csv(self.folder / "superglue.csv", superglue_rows(models))
         write_csv(self.folder / "comparisons.csv", comparison_rows())
         write_csv(self.folder / "ttft.csv", ttft_rows())
+        write_csv(self.folder / "simulated.csv", simulated_rows())
+        write_csv(self.folder / "layers.csv", layer_rows())
         write_csv(self.folder / "engines.csv", engine_rows(models))
         curve = [{"step": step, "loss": 6 - step / 10, "learning_rate": 0.1, "gradient_norm": 1.0} for step in range(9)]
         metrics = {"curve": curve, "validation": curve[::4], "timings": {"seconds": 61.0}}
@@ -134,7 +167,7 @@ class Inputs:
         return path
 
     def page(self, name="report.html"):
-        names = ("perplexity", "superglue", "comparisons", "ttft", "engines")
+        names = ("perplexity", "superglue", "comparisons", "ttft", "engines", "simulated", "layers")
         tables = {f"{table}_csv": self.folder / f"{table}.csv" for table in names}
         others = {f"{key}_json": self.folder / f"{key}.json" for key in ("corpus", "manifest", "run")}
         build(**tables, **others, metrics=self.metrics, out_html=self.folder / name)

@@ -8,6 +8,8 @@ rule report_page:
         comparisons=rules.comparisons.output,
         engines=rules.engines_table.output,
         ttft=rules.ttft_table.output,
+        simulated=rules.simulation_table.output,
+        layers=rules.simulate.output.layers,
         corpus=rules.corpus.output.description,
         manifest=rules.tokens.output.manifest,
         metrics=expand(f"{ROOT}/models/{{model}}/metrics.json", model=MODELS),
@@ -35,5 +37,6 @@ rule report_page:
         "results/report.html"
     shell:
         "{params.launcher} krakenlm report --perplexity {input.perplexity:q} --superglue {input.superglue:q}"
-        " --comparisons {input.comparisons:q} --engines {input.engines:q} --ttft {input.ttft:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
+        " --comparisons {input.comparisons:q} --engines {input.engines:q} --ttft {input.ttft:q}"
+        " --simulated {input.simulated:q} --layers {input.layers:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
         " --config {params.config:q} --run {params.run:q} --out {output:q} {input.metrics:q} > {log:q} 2>&1"

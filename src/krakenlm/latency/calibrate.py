@@ -9,7 +9,7 @@ has filled. Not the shapes of a model are measured but a grid, between whose poi
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -41,12 +41,14 @@ AXES = {
     **dict.fromkeys(("all_reduce", "all_gather"), ("ranks", "bytes")),
 }
 # The grid. A head's product has one row and many columns. GPUs take larger shapes in the time of a CPU's.
-ROWS, WIDTHS, HEAD = (1, 16, 64, 128, 256, 512, 1024, 2048), (64, 256, 1024, 2048, 4096, 8192), 32768
+ROWS, WIDTHS, HEAD = (1, 16, 64, 128, 256, 512, 1024, 2048), (64, 256, 512, 1024, 2048, 4096, 8192), 32768
 CONTEXTS, HEADS, HEAD_SIZES = (16, 64, 128, 256, 512, 1024, 2048), (1, 4, 16, 32), (32, 64, 128)
 BYTES = [4**k for k in range(5, 14)]  # 1 KiB to 64 MiB
-MESSAGES = [4**k for k in range(4, 13)]  # 256 bytes to 16 MiB
+MESSAGES = [2**k for k in range(8, 25)]  # 256 bytes to 16 MiB
 OVERLAPPED = [4**k for k in range(8, 12)]  # bytes of the sums that run beside products
 MOST_FLOPS = {"cpu": 6e9, "cuda": 4e12}  # of one kernel; the grid has no larger ones
+# Sums are measured behind so many products of this width, over as many rows as the message has, or this many.
+BEHIND, BEHIND_WIDTH, BEHIND_ROWS = 4, 512, 1024
 LEAST_SECONDS, REPETITIONS = 0.02, (7, 40)  # of a kernel's repetitions together, and how many
 POOL_BYTES = 512 * 2**20  # of memory that weights are taken from in turn: more than caches hold
 # A model whose arithmetic takes next to no time.
@@ -196,8 +198,7 @@ def overlap(samples: Sequence[Sequence[float]]) -> Overlap:
 
 @torch.inference_mode()
 def measure(comm: Collectives, device: str, link: str, dtype: str) -> dict[str, object]:
-    """Body of a rank: what the link gives, and {kernel: [[where on the grid..., seconds]]}, means over the ranks of
-    each one's median."""
+    """Body of a rank: what the link gives, and {kernel: [[where on the grid..., seconds]]}, means over the ranks."""
     link_gbit = settle(link, comm, device)
     if off_its_label(link, link_gbit):
         return {"link_gbit": link_gbit}
@@ -218,6 +219,13 @@ def measure(comm: Collectives, device: str, link: str, dtype: str) -> dict[str, 
     return found
 
 
+def steady(times: Iterable[float]) -> float:
+    """The mean without the slowest tenth, one at least: what a machine does otherwise now and then is no kernel's."""
+    times = sorted(times)
+    kept = times[: max(1, len(times) - max(1, len(times) // 10))]
+    return sum(kept) / len(kept)
+
+
 class Bench:
     """Times kernels on one rank's device while all ranks do the same."""
 
@@ -236,8 +244,11 @@ class Bench:
         start, self.offset = self.offset, self.offset + size
         return self.pool[start : start + size].view(shape)
 
-    def median(self, function: Callable[[], object], together: bool = False) -> float:
-        """Median seconds of a call, the mean of that over ranks; with `together` each call starts at a barrier."""
+    def mean(self, function: Callable[[], object], together: bool = False) -> float:
+        """Mean seconds of a call without the slowest tenth, the mean of that over ranks.
+
+        A mean, since a forward is a sum of many calls; with `together` each call starts at a barrier.
+        """
         wait_for_ranks(self.comm, self.device)
         if self.on_gpu:
             return self.over_ranks(self.captured(function))
@@ -253,11 +264,10 @@ class Bench:
         least, most = REPETITIONS
         # The ranks have to agree on how often.
         count = int(max(least, min(most, LEAST_SECONDS / max(self.over_ranks(once()), 1e-7))))
-        times = sorted(once() for _ in range(count))
-        return self.over_ranks(times[len(times) // 2])
+        return self.over_ranks(steady(once() for _ in range(count)))
 
     def captured(self, function: Callable[[], object]) -> float:
-        """Median seconds of a call of a CUDA graph that has several of them, so that the host plays no part."""
+        """Mean seconds of a call of a CUDA graph that has several of them, so that the host plays no part."""
         calls, replays = REPETITIONS
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -276,7 +286,7 @@ class Bench:
             end.record()
             end.synchronize()
             times.append(1e-3 * start.elapsed_time(end) / calls)
-        return sorted(times)[len(times) // 2]
+        return steady(times)
 
     def over_ranks(self, value: float) -> float:
         """The mean of every rank's value."""
@@ -288,7 +298,7 @@ class Bench:
         for m, n, k in shapes:
             if 2 * m * n * k <= self.most_flops and 2 * n * k <= len(self.pool):
                 x = torch.randn(1, m, k, device=self.device, dtype=self.dtype)
-                yield [m, n, k, self.median(lambda x=x, n=n, k=k: F.linear(x, self.weight(n, k)))]
+                yield [m, n, k, self.mean(lambda x=x, n=n, k=k: F.linear(x, self.weight(n, k)))]
 
     def attention(self, whole: bool) -> Iterator[list]:
         """[batch, context, heads, head_size, seconds]: of a whole prompt, or of one token to all of them."""
@@ -299,7 +309,7 @@ class Bench:
             qkv = self.weight(1, context, 3 * width)
             q, k, v = (split_heads(part, heads, head_size) for part in qkv.split(width, dim=-1))
             q = q if whole else q[:, :, -1:]
-            yield [1, context, heads, head_size, self.median(lambda q=q, k=k, v=v: causal_attention(q, k, v))]
+            yield [1, context, heads, head_size, self.mean(lambda q=q, k=k, v=v: causal_attention(q, k, v))]
 
     def moving(self) -> Iterator[tuple[str, list]]:
         """(kernel, [bytes, seconds]) of kernels that memory bounds."""
@@ -319,28 +329,45 @@ class Bench:
                 "copy": (one, 2, lambda x=one, y=heads: y.copy_(split_heads(x[None], 16, 64))),
             }
             for name, (x, times, call) in calls.items():
-                yield name, [times * x.numel() * x.itemsize, self.median(call)]
+                yield name, [times * x.numel() * x.itemsize, self.mean(call)]
 
     def tiny_model(self, dtype: str) -> float:
         """Seconds of a model's forward that has next to no arithmetic, run as the engine runs it."""
         module = random_rank(models.config_from_dict(TINY), 0, 1, 0, self.device, getattr(torch, dtype))
         prompts_BT = torch.zeros(1, TINY["block_size"], dtype=torch.int64, device=self.device)
         cache = Cache(module, 1, TINY["block_size"])
-        return self.median(lambda: next(generate(module, prompts_BT, 1, cache=cache)))
+        return self.mean(lambda: next(generate(module, prompts_BT, 1, cache=cache)))
 
     def collective(self, name: str, size: int) -> float:
-        """Seconds of a collective of `size` bytes: of each rank's sum, of all ranks' parts together."""
+        """Seconds that a collective of `size` bytes adds to products before it: of each rank's sum, of all ranks' parts
+        together.
+
+        So that what ranks wait for each other, none being as quick as the others every time, is part of it, as in a
+        layer.
+        """
         parts = 1 if name == "all_reduce" else self.comm.world
         x = torch.zeros(1, max(1, size // (parts * self.dtype.itemsize)), device=self.device, dtype=self.dtype)
         call = self.comm.all_reduce if name == "all_reduce" else lambda x: self.comm.all_gather(x, dim=-1)
-        return self.median(lambda: call(x).wait(), together=True)
+        rows = min(BEHIND_ROWS, max(1, size // (BEHIND_WIDTH * self.dtype.itemsize)))
+        before = torch.randn(rows, BEHIND_WIDTH, device=self.device, dtype=self.dtype)
+
+        def products() -> None:
+            for _ in range(BEHIND):
+                F.linear(before, self.weight(BEHIND_WIDTH, BEHIND_WIDTH))
+
+        def both() -> None:
+            products()
+            call(x).wait()
+
+        alone = self.mean(lambda: call(x).wait(), together=True)
+        return max(self.mean(both, together=True) - self.mean(products, together=True), alone)
 
     def together(self, size: int) -> list[float]:
         """Seconds of products and of a sum of `size` bytes, alone and beside each other (see `overlap`)."""
         summed = torch.zeros(size // self.dtype.itemsize, device=self.device, dtype=self.dtype)
         x = torch.randn(64, 512, device=self.device, dtype=self.dtype)
-        one = self.median(lambda: F.linear(x, self.weight(512, 512)))
-        alone = self.median(lambda: self.comm.all_reduce(summed).wait(), together=True)
+        one = self.mean(lambda: F.linear(x, self.weight(512, 512)))
+        alone = self.mean(lambda: self.comm.all_reduce(summed).wait(), together=True)
         found = []
         for share in (4.0, 0.5):  # of the sum's time: products that outlast it, and products that it outlasts
             count = max(1, round(share * alone / one))
@@ -354,5 +381,5 @@ class Bench:
                 products()
                 pending.wait()
 
-            found += [self.median(products, together=True), alone, self.median(both, together=True)]
+            found += [self.mean(products, together=True), alone, self.mean(both, together=True)]
         return found

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from krakenlm.files import read_json, write_text
-from krakenlm.report import comparisons, engines, perplexity, superglue, text, ttft
+from krakenlm.report import comparisons, engines, perplexity, simulation, superglue, text, ttft
 from krakenlm.report.elements import Section
 from krakenlm.report.figures import Palette
 from krakenlm.report.numbers import count, distinct
@@ -26,6 +26,8 @@ def build(
     comparisons_csv: Path,
     ttft_csv: Path,
     engines_csv: Path,
+    simulated_csv: Path,
+    layers_csv: Path,
     metrics: list[Path],
     corpus_json: Path,
     manifest_json: Path,
@@ -35,8 +37,9 @@ def build(
     """Write the report. Equal inputs give equal bytes: the only date in it is that of `run_json`.
 
     Args:
-        perplexity_csv, superglue_csv, comparisons_csv, ttft_csv, engines_csv: result tables; one that is missing or
-            has no rows becomes a sentence that says so.
+        perplexity_csv, superglue_csv, comparisons_csv, ttft_csv, engines_csv, simulated_csv: result tables; one that is
+            missing or has no rows becomes a sentence that says so.
+        layers_csv: what runs when in one layer of some simulated models.
         metrics: metrics.json of each trained model.
         corpus_json: what the corpus is; manifest_json: what its tokens are; both may be missing.
         run_json: the record of the run (report.environment).
@@ -52,14 +55,16 @@ def build(
         "ttft": read(ttft_csv, ttft.NEEDED),
         "engines": read(engines_csv, engines.NEEDED),
     }
+    simulated, layers = read(simulated_csv, simulation.NEEDED), read(layers_csv, simulation.LAYERS_NEEDED)
     models = [row for row in rows["perplexity"] if not perplexity.is_ngram(row)] + rows["engines"]
-    palette = Palette(row["architecture"] for row in models + rows["ttft"])
+    palette = Palette(row["architecture"] for row in models + rows["ttft"] + simulated)
     architectures = {row["model"]: row["architecture"] for row in models}
     run = read_json(run_json)
     corpus, manifest = (read_json(path) if Path(path).exists() else {} for path in (corpus_json, manifest_json))
     sections = [
         ttft.section(rows["ttft"], palette),
         ttft.price(rows["ttft"]),
+        simulation.section(simulated, layers, palette),
         perplexity.section(rows["perplexity"], metrics, palette, rows["comparisons"]),
         superglue.section(rows["superglue"], architectures, palette, rows["comparisons"]),
         engines.section(rows["engines"], palette),
@@ -128,7 +133,7 @@ def render(
         keep_trailing_newline=True,
     )
     source = environment.loader.get_source
-    scripts = [vega(), source(environment, "page.js")[0]]
+    scripts = [vega(), *(source(environment, name)[0] for name in ("page.js", "simulation.js"))]
     return environment.get_template("page.html").render(
         sections=sections,
         place=palette.place,
@@ -136,7 +141,7 @@ def render(
         run=run,
         configuration=json.dumps(run.get("config"), indent=2, ensure_ascii=False) if run.get("config") else "",
         synthetic=[label for label in labels if "synthetic" in label.lower()],
-        style=Markup(source(environment, "page.css")[0]),
+        style=Markup("".join(source(environment, name)[0] for name in ("page.css", "simulation.css"))),
         scripts=[Markup(script) for script in scripts],
         policy=policy(scripts),
     )

@@ -40,8 +40,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: sentences, a summary, charts, tables, closing sentences, tables to unfold. Where there
-    are no charts and tables, the sentences say why."""
+    """A section of the page: sentences, a summary, charts, a grid to explore, tables, closing sentences, tables to
+    unfold. Where there are no charts and tables, the sentences say why."""
 
     name: str
     title: str
@@ -51,6 +51,7 @@ class Section:
     tables: list["Table"] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     details: list["Table"] = field(default_factory=list)
+    explorer: dict | None = None  # the data of simulation.js, which shows one cell of a grid
 
 
 @dataclass(frozen=True)

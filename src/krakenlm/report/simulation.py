@@ -1,0 +1,198 @@
+"""The page's section on simulated time to first token: where Kraken pays, and a grid to look around in.
+
+Everything stands in the page, compactly: a row is a list of numbers, a name its place in a list of names.
+"""
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from krakenlm.report.elements import Column, Figure, Group, Section, Table, table
+from krakenlm.report.figures import Palette, data, specification
+from krakenlm.report.numbers import Row, count, distinct, geometric_mean, number, plural, times
+
+PARTS = (
+    "norm", "gemm", "gemm_overlapped", "attention", "lm_head", "other", "all_reduce_exposed", "all_reduce_hidden",
+)  # fmt: skip
+KEYS = ("hardware", "size", "context", "batch", "tp")
+NEEDED = (
+    *KEYS, "architecture", "degree", "ttft_ms_median", "speedup_vs_standard", "source", "memory_gb", "fits",
+    "parameters", *(f"{part}_ms" for part in PARTS),
+)  # fmt: skip
+LAYERS_NEEDED = (*KEYS, "architecture", "degree", "stream", "part", "name", "start_us", "end_us")
+DIGITS = 4  # of the numbers in the page
+
+
+def section(rows: Sequence[Row], layers: Sequence[Row], palette: Palette) -> Section:
+    """Where Kraken pays, by machine, ranks and context; every cell to choose, with where its time goes."""
+    title = "Machines that are not here"
+    if not rows:
+        return Section("simulation", title, ["No time to first token was simulated in this run."])
+    machines = distinct(rows, "hardware")
+    return Section(
+        "simulation",
+        title,
+        [
+            headline(rows),
+            "Nothing here was measured, and nothing is fitted to the paper\u2019s figures: docs/simulator.md says how "
+            "a prediction is made, from which measured kernels, how far it is off, and what is assumed.",
+        ],
+        groups=[pays(rows, palette)],
+        tables=[means(rows)],
+        notes=[f"Machines: {', '.join(machines)}. A Kraken here has as many splits as there are ranks."],
+        explorer=explorer(rows, layers, palette),
+    )
+
+
+def usual(rows: Sequence[Row]) -> list[Row]:
+    """Krakens with a split per rank, at the least batch, where they and standard have room on a device."""
+    least = min(rows, key=lambda row: number(row["batch"]) or 0)["batch"]
+    roomy = {cell(row) for row in rows if row["architecture"] == "standard" and row["fits"] == "True"}
+    return [
+        row
+        for row in rows
+        if row["architecture"] == "kraken"
+        and row["degree"] == row["tp"]
+        and row["batch"] == least
+        and row["fits"] == "True"
+        and cell(row) in roomy
+        and number(row["speedup_vs_standard"])
+    ]
+
+
+def cell(row: Row) -> tuple[str, ...]:
+    return tuple(row[key] for key in KEYS)
+
+
+def speedups(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[float]]:
+    """{(machine, ranks, context): Kraken's speed-up over standard of each size}"""
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for row in usual(rows):
+        key = (row["hardware"], row["tp"], row["context"])
+        found.setdefault(key, []).append(float(row["speedup_vs_standard"]))
+    return found
+
+
+def headline(rows: Sequence[Row]) -> str:
+    found = speedups(rows)
+    if not found:
+        return "No machine has room for both Kraken and standard on two ranks or more."
+    means = {key: geometric_mean(values) for key, values in found.items()}
+    best, least = max(means, key=means.get), min(means, key=means.get)
+
+    def told(key: tuple[str, str, str]) -> str:
+        return f"{times(means[key])} as fast as standard on {key[1]} ranks of {key[0]} at context {count(key[2])}"
+
+    return (
+        f"Kraken pays most where communication is slow and ranks are many: {told(best)}, {told(least)} "
+        "(simulated; geometric means over the sizes that fit)."
+    )
+
+
+def pays(rows: Sequence[Row], palette: Palette) -> Group:
+    """One plot: a row for each machine, a column for each context and number of ranks."""
+    found = speedups(rows)
+    contexts = sorted({key[2] for key in found}, key=int)
+    values = []
+    for (machine, tp, context), each in found.items():
+        mean = geometric_mean(each)
+        values.append(
+            {
+                "machine": machine,
+                "column": f"{tp} ranks, {int(context):,}",
+                "value": mean,
+                "place": palette.place("kraken"),
+                "shown": f"{mean:.2f}",
+                "text": f"{machine}, {tp} ranks, context {int(context):,}: {times(mean)}, "
+                f"{times(min(each))} to {times(max(each))} over {plural(len(each), 'size')}",
+            }
+        )
+    tps = sorted({key[1] for key in found}, key=int)
+    order = [f"{tp} ranks, {int(context):,}" for context in contexts for tp in tps]
+    chart = alt.Chart(data(values)).encode(
+        x=alt.X("column:N", sort=order, title="ranks, context in tokens", axis=alt.Axis(labelAngle=-40)),
+        y=alt.Y("machine:N", sort=distinct(rows, "hardware"), title=None),
+    )
+    strongest = max([1.5, *(value["value"] for value in values)])
+    strength = alt.Scale(type="log", domain=[1, strongest], range=[0.04, 0.75], clamp=True)
+    squares = chart.mark_rect().encode(
+        color=palette.colour(), fillOpacity=alt.FillOpacity("value:Q", scale=strength, legend=None), tooltip="text:N"
+    )
+    numbers = chart.mark_text(fontSize=11).encode(text="shown:N", tooltip="text:N")
+    figure = Figure(
+        "Kraken\u2019s speed-up over standard",
+        "A grid of machines against ranks and contexts with Kraken\u2019s speed-up in each field; the table has them.",
+        specification(alt.layer(squares, numbers), max(28 * len(distinct(rows, "hardware")), 60)),
+    )
+    caption = (
+        "Geometric mean of standard\u2019s simulated TTFT over Kraken\u2019s, over the sizes of which both fit on a "
+        "device; batch 1, a split per rank. No field: none fits, or the ranks are more than there are."
+    )
+    return Group("Where Kraken pays", [figure], caption, wide=True)
+
+
+def means(rows: Sequence[Row]) -> Table:
+    """Kraken's mean speed-up by machine and ranks over contexts and sizes."""
+    found = []
+    for (machine, tp, context), values in sorted(speedups(rows).items(), key=lambda each: each[0][0]):
+        found.append(
+            {
+                "hardware": machine, "tp": tp, "context": context, "sizes": str(len(values)),
+                "mean": repr(geometric_mean(values)), "low": repr(min(values)), "high": repr(max(values)),
+            }
+        )  # fmt: skip
+    columns = [
+        Column("hardware", "machine"),
+        Column("tp", "ranks", count),
+        Column("context", "context", count),
+        Column("mean", "Kraken over standard", ratio, "geometric mean over sizes, simulated"),
+        Column("low", "lowest", ratio),
+        Column("high", "highest", ratio),
+        Column("sizes", "sizes", count, "sizes of which both fit on a device"),
+    ]
+    return table("simulation-means", "Kraken over standard, simulated", columns, found)
+
+
+def ratio(value: object) -> str:
+    return times(number(value))
+
+
+def explorer(rows: Sequence[Row], layers: Sequence[Row], palette: Palette) -> dict:
+    """What simulation.js shows one cell of: names, rows of numbers, and what runs when in one layer of some models."""
+    names = {key: distinct(rows, key) for key in (*KEYS, "architecture")}
+    names["part"], names["event"] = list(PARTS), distinct(layers, "name")
+    places = {key: {name: place for place, name in enumerate(values)} for key, values in names.items()}
+
+    def coded(row: Row) -> list:
+        return [*(places[key][row[key]] for key in (*KEYS, "architecture")), int(row["degree"] or 0)]
+
+    timelines: dict[tuple, list] = {}
+    parts = {part: place for place, part in enumerate([*PARTS, "all_reduce"])}
+    for row in layers:
+        event = [
+            int(row["stream"] == "communication"), parts[row["part"]], places["event"][row["name"]],
+            short(row["start_us"]), short(row["end_us"]),
+        ]  # fmt: skip
+        if row["hardware"] in places["hardware"]:
+            timelines.setdefault(tuple(coded(row)), []).append(event)
+    return {
+        "names": names,
+        "places": [palette.place(name) for name in names["architecture"]],
+        "rows": [
+            [
+                *coded(row), short(row["ttft_ms_median"]), short(row["memory_gb"]), int(row["fits"] == "True"),
+                *(short(row[f"{part}_ms"]) for part in PARTS),
+            ]
+            for row in rows
+        ],
+        "timelines": [[*key, events] for key, events in timelines.items()],
+    }  # fmt: skip
+
+
+def short(text: str) -> float | int | None:
+    """A number at DIGITS digits, as few characters of JSON as that takes."""
+    value = number(text)
+    if value is None:
+        return None
+    rounded = float(f"{value:.{DIGITS}g}")
+    return int(rounded) if rounded == int(rounded) else rounded
