@@ -8,6 +8,7 @@ import torch
 
 from krakenlm.errors import InputError
 from krakenlm.latency import statistics, ttft
+from krakenlm.latency.simulate import PARTS
 from krakenlm.latency.turns import interleave
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.collectives import ALONE
@@ -56,7 +57,11 @@ def test_every_row_is_timed_on_its_own_architecture_and_chunks_share_their_weigh
         {"name": name, "chunks": ttft.CHUNKS.get(name, 1), "sizes": sizes | sizes_of(ttft.built_as(name), 32, 4, 1)}
         for name in names
     ]
-    modules = dict(zip(names, ttft.random_modules(timed, ALONE, "cpu", torch.float32, 0), strict=True))
+    modules = dict(
+        zip(
+            names, ttft.random_modules(timed, timed[0]["sizes"]["n_layer"], ALONE, "cpu", torch.float32, 0), strict=True
+        )
+    )
     found = {name: module.config.architecture for name, module in modules.items()}
     assert found == {name: ttft.built_as(name) for name in names}
     standard, chunked = modules["standard"], modules["standard-chunked"]
@@ -75,6 +80,7 @@ def test_two_ranks_are_timed_at_every_context(tmp_path):
         size="small",
         tp=2,
         out_csv=tmp_path / "ttft.csv",
+        breakdown_csv=tmp_path / "ttft_breakdown.csv",
         scale="tiny",
         run="here",
         links=["loopback"],
@@ -86,6 +92,7 @@ def test_two_ranks_are_timed_at_every_context(tmp_path):
         most_runs=12,
         precision=1e-9,
         warmup=1,
+        profiled_runs=1,
         dtype="float32",
         threads=1,
         seed=0,
@@ -107,4 +114,15 @@ def test_two_ranks_are_timed_at_every_context(tmp_path):
         assert written["link"] == "gloo over loopback"
         assert written["runs"] == "12"
         assert written["degree"] == ("2" if row["architecture"] == "kraken" else "")
+        assert row["tpot_ms_median"] > 0
+        assert row["memory_gb"] > 0
+        assert row["longest_context"] > 16
+        assert written["cuda_graph"] == "False"
     assert float(table[0]["speedup_vs_standard"]) == 1
+    with open(tmp_path / "ttft_breakdown.csv", newline="") as file:
+        parts = list(csv.DictReader(file))
+    assert list(parts[0]) == ttft.BREAKDOWN_COLUMNS
+    assert [row["architecture"] for row in parts] == [row["architecture"] for row in table]
+    for row in parts:
+        together = sum(float(row[f"{part}_ms"]) for part in PARTS if part != "all_reduce_hidden")
+        assert together == pytest.approx(float(row["prefill_ms"]))

@@ -61,7 +61,7 @@ def ttft_rows():
             "ttft_ms_median": median * context / 16, "ttft_ms_std": 0.5, "speedup_vs_standard": 8.123456789 / median,
             "source": "measured", "parameters": parameters, "dtype": "float32", "kv_bytes_per_token": cache,
             "ci_low": median - 0.25, "ci_high": median + 0.25, "interleave": "run by run", "scale": "tiny",
-            "run": "r",
+            "run": "r", "tpot_ms_median": median / 4, "memory_gb": parameters / 1e3, "longest_context": 10 * parameters,
         }
         for tp in (1, 2)
         for context in (16, 32)
@@ -99,6 +99,21 @@ def layer_rows():
         }
         for architecture, degree in (("standard", ""), ("kraken", 8))
         for stream, part, name, start in (("compute", "gemm", "mlp.up", 0.0), ("communication", "all_reduce", "sum", 3))
+    ]  # fmt: skip
+
+
+def breakdown_rows():
+    parts = {"norm": 0.5, "gemm": 2.0, "gemm_overlapped": 1.0, "attention": 1.25, "lm_head": 0.75, "other": 0.5}
+    return [
+        {
+            "architecture": architecture, "size": "width-64", "degree": degree, "tp": 2, "context": context, "batch": 1,
+            "engine": "torch", "device": "CPU", "link": "gloo", "runs": 3, "prefill_ms": 6.0 + exposed,
+            **{f"{part}_ms": value for part, value in parts.items()}, "all_reduce_exposed_ms": exposed,
+            "all_reduce_hidden_ms": 3 - exposed, "source": "measured", "layers_measured": 2, "dtype": "float32",
+            "threads": 1, "seed": 0, "scale": "tiny", "run": "r",
+        }
+        for context in (16, 32)
+        for architecture, degree, exposed in (("standard", "", 2.875), ("kraken", 2, 0.375))
     ]  # fmt: skip
 
 
@@ -143,6 +158,7 @@ class Inputs:
         write_csv(self.folder / "ttft.csv", ttft_rows())
         write_csv(self.folder / "simulated.csv", simulated_rows())
         write_csv(self.folder / "layers.csv", layer_rows())
+        write_csv(self.folder / "breakdown.csv", breakdown_rows())
         write_csv(self.folder / "engines.csv", engine_rows(models))
         curve = [{"step": step, "loss": 6 - step / 10, "learning_rate": 0.1, "gradient_norm": 1.0} for step in range(9)]
         metrics = {"curve": curve, "validation": curve[::4], "timings": {"seconds": 61.0}}
@@ -167,7 +183,7 @@ class Inputs:
         return path
 
     def page(self, name="report.html"):
-        names = ("perplexity", "superglue", "comparisons", "ttft", "engines", "simulated", "layers")
+        names = ("perplexity", "superglue", "comparisons", "ttft", "engines", "simulated", "layers", "breakdown")
         tables = {f"{table}_csv": self.folder / f"{table}.csv" for table in names}
         others = {f"{key}_json": self.folder / f"{key}.json" for key in ("corpus", "manifest", "run")}
         build(**tables, **others, metrics=self.metrics, out_html=self.folder / name)

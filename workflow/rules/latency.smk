@@ -4,7 +4,8 @@
 # One job holds every architecture of one size and number of ranks, interleaved, alone on the machine.
 rule ttft:
     output:
-        f"results/{LATENCY}/{{size}}-tp{{tp}}.csv",
+        table=f"results/{LATENCY}/{{size}}-tp{{tp}}.csv",
+        breakdown=f"results/{LATENCY}/{{size}}-tp{{tp}}-breakdown.csv",
     log:
         f"results/{LATENCY}/logs/{{size}}-tp{{tp}}.log",
     conda:
@@ -28,8 +29,8 @@ rule ttft:
         "Time to first token: {wildcards.size}, {wildcards.tp} rank(s), every architecture, alone on the machine"
     shell:
         "{params.launcher} krakenlm ttft {wildcards.size} --shape {params.shape:q} --tp {wildcards.tp}"
-        " --settings {params.settings:q} --scale {params.scale}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --settings {params.settings:q} --scale {params.scale} --breakdown {output.breakdown:q}"
+        " --out {output.table:q} > {log:q} 2>&1"
 
 
 rule ttft_table:
@@ -57,5 +58,31 @@ rule ttft_table:
         launcher=LAUNCHER,
     message:
         "results/ttft.csv"
+    shell:
+        "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"
+
+
+# Of the PyTorch engine alone: TensorRT-LLM's trace is nsys's (docs/tensorrt-llm.md).
+rule ttft_breakdown_table:
+    input:
+        expand(
+            f"results/{LATENCY}/{{size}}-tp{{tp}}-breakdown.csv",
+            size=CONFIG["latency"]["sizes"],
+            tp=CONFIG["latency"]["tp"],
+        ),
+    output:
+        report(
+            "results/ttft_breakdown.csv",
+            caption="../report/ttft_breakdown.rst",
+            category="Results",
+        ),
+    log:
+        f"results/{LATENCY}/logs/breakdown-table.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+    message:
+        "results/ttft_breakdown.csv"
     shell:
         "{params.launcher} krakenlm collect {input:q} --out {output:q} > {log:q} 2>&1"

@@ -10,6 +10,7 @@ rule report_page:
         ttft=rules.ttft_table.output,
         simulated=rules.simulation_table.output,
         layers=rules.simulate.output.layers,
+        breakdown=rules.ttft_breakdown_table.output if ENGINE == "torch" else [],
         corpus=rules.corpus.output.description,
         manifest=rules.tokens.output.manifest,
         metrics=expand(f"{ROOT}/models/{{model}}/metrics.json", model=MODELS),
@@ -32,11 +33,14 @@ rule report_page:
                 if key not in ("budget", "wandb")
             }
         ),
+        breakdown=lambda wildcards, input: (
+            ["--breakdown", *input.breakdown] if input.breakdown else []
+        ),
         run=f"{CORPUS}/report-{REPRODUCTION}.json",
     message:
         "results/report.html"
     shell:
         "{params.launcher} krakenlm report --perplexity {input.perplexity:q} --superglue {input.superglue:q}"
         " --comparisons {input.comparisons:q} --engines {input.engines:q} --ttft {input.ttft:q}"
-        " --simulated {input.simulated:q} --layers {input.layers:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
+        " {params.breakdown:q} --simulated {input.simulated:q} --layers {input.layers:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
         " --config {params.config:q} --run {params.run:q} --out {output:q} {input.metrics:q} > {log:q} 2>&1"

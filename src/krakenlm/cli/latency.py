@@ -73,6 +73,7 @@ def ttft(
     shape: Annotated[str, typer.Option(help="n_layer, width and n_head as JSON.")],
     tp: Annotated[int, typer.Option(help="Number of ranks.")],
     settings: Annotated[str, typer.Option(help="The other keys of `latency` as JSON.")],
+    breakdown: Annotated[Path, typer.Option(help="What this writes of where the time goes.")],
     out: Out,
     scale: Scale = "",
 ) -> None:
@@ -81,7 +82,7 @@ def ttft(
     with writing_stage("ttft", out, f"{size} tp {tp}", timing=True, gpus=count_gpus()) as run:
         from krakenlm.latency.ttft import measure_ttft
 
-        rows = with_settings(measure_ttft, options, out, scale, out.parent, size=size, tp=tp)
+        rows = with_settings(measure_ttft, options, out, scale, out.parent, size=size, tp=tp, breakdown_csv=breakdown)
         run.table("ttft", rows)
         run.bars("ttft_ms_median", rows, ("architecture", "context", "link"), "ttft_ms_median")
         for column in ("ttft_ms_median", "speedup_vs_standard"):

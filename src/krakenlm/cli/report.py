@@ -37,6 +37,7 @@ def report(
     config: Annotated[str, typer.Option(help="The whole configuration as JSON.")],
     run: Annotated[str, typer.Option(help="Where the record of this run goes, below results/.")],
     out: Out,
+    breakdown: Annotated[Path | None, typer.Option(help="ttft_breakdown.csv, where there is one.")] = None,
 ) -> None:
     """Write one self-contained page from result files."""
     with writing_stage("report", out, kind="report") as wandb_run:
@@ -50,6 +51,7 @@ def report(
             superglue_csv=superglue,
             comparisons_csv=comparisons,
             ttft_csv=ttft,
+            breakdown_csv=breakdown,
             engines_csv=engines,
             simulated_csv=simulated,
             layers_csv=layers,

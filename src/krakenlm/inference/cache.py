@@ -76,6 +76,11 @@ class Cache:
         self.longest += length
         self.ahead = [0] * len(self.ahead)
 
+    def recount(self, length: int) -> None:
+        """Note `length` tokens in every row: the device has counted them, in a forward that was recorded before."""
+        self.longest, self.even = length, True
+        self.ahead = [0] * len(self.ahead)
+
     def rewind(self) -> None:
         """Forget every token, keep the room."""
         self.lengths_B.zero_()

@@ -30,6 +30,17 @@ def summarise(milliseconds: Sequence[float]) -> dict[str, float]:
     }
 
 
+def per_token(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Median and standard deviation of the time per output token; nothing of no runs."""
+    if not milliseconds:
+        return {}
+    times = np.asarray(milliseconds)
+    return {
+        "tpot_ms_median": float(np.median(times)),
+        "tpot_ms_std": float(times.std(ddof=1)) if len(times) > 1 else 0.0,
+    }
+
+
 def drift(times: np.ndarray) -> dict[str, object]:
     """How much slower the second half of the runs was than the first, as a share, and whether that flags the row."""
     half = len(times) // 2

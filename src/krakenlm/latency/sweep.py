@@ -17,7 +17,7 @@ from krakenlm.latency.simulate import PARTS, Timeline, breakdown, chrome_trace, 
 from krakenlm.latency.trace import Trace, trace
 from krakenlm.models.sizing import kraken_width, kv_bytes_per_token, parameter_count
 
-COLUMNS = [*ttft.COLUMNS, "hardware", "heads", *(f"{part}_ms" for part in PARTS), "memory_gb", "fits"]
+COLUMNS = [*ttft.COLUMNS, "hardware", "heads", *(f"{part}_ms" for part in PARTS), "fits"]
 LAYER_COLUMNS = [
     "hardware", "size", "context", "batch", "tp", "architecture", "degree", "stream", "part", "name", "start_us",
     "end_us",

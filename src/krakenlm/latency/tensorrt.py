@@ -111,7 +111,7 @@ def time_to_first_token(comm: Mpi, folders: list[Path], settings: dict) -> tuple
     longest = max(settings["contexts"])
     described = [describe(each, comm.world, settings["batch"], longest, new=1) for each in folders]
     runners = [load_engine(each, comm.rank) for each in folders]
-    times: dict = {"link": link(comm.world), "link_gbit": "", "milliseconds": {}, "machine": {}}
+    times: dict = {"link": link(comm.world), "link_gbit": "", "milliseconds": {}, "per_token": {}, "machine": {}}
     standard = index_of_standard([named(model) for model in described])
 
     def enough(taken: list[list[float]]) -> bool:
@@ -131,6 +131,7 @@ def time_to_first_token(comm: Mpi, folders: list[Path], settings: dict) -> tuple
         watch = statistics.Watch()
         times["milliseconds"][str(context)] = interleave(steps, comm, "cpu", settings["warmup"], enough, ready)
         times["machine"][str(context)] = watch.stop(comm, "cpu")
+        times["per_token"][str(context)] = [[] for _ in runners]  # engines of one new token
     return described, times
 
 

@@ -2,12 +2,14 @@
 
 A run starts when every rank has left a barrier, with the prompt on the host, and ends when the slowest rank has the
 first token on the host. Architectures take turns run by run in rotating order, so what disturbs the machine disturbs
-all of them.
+all of them. The time per output token is that of a step from one token to the next behind the prompt's others. Where
+the models of a cell do not fit a rank's memory together, fewer layers of each are timed (krakenlm.latency.depth).
 """
 
 import copy
+import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,17 +18,21 @@ from krakenlm import machine, models
 from krakenlm.errors import InputError
 from krakenlm.files import write_table
 from krakenlm.inference.cache import Cache
-from krakenlm.inference.generate import generate
+from krakenlm.inference.generate import generate, likeliest
 from krakenlm.inference.launch import stream_ranks
+from krakenlm.inference.recorded import RecordedPrefill
 from krakenlm.inference.shards import random_rank
-from krakenlm.latency import statistics
+from krakenlm.latency import depth, statistics
 from krakenlm.latency.bandwidth import settle
+from krakenlm.latency.breakdown import WHOLE, profiled
 from krakenlm.latency.links import LOOPBACK, TOLERANCE, LinkError, network, off_its_label
+from krakenlm.latency.memory import USABLE, memory_of
+from krakenlm.latency.simulate import PARTS
 from krakenlm.latency.turns import INTERLEAVE, interleave
 from krakenlm.machine import refuse_missing_ranks
-from krakenlm.models.blocks import Config
+from krakenlm.models.blocks import LAST, Config
 from krakenlm.models.collectives import Collectives
-from krakenlm.models.sizing import kv_bytes_per_token, parameter_count, sizes_of
+from krakenlm.models.sizing import kv_bytes_per_token, parameter_count, rank_parameter_count, sizes_of
 from krakenlm.progress import Progress
 
 COLUMNS = [
@@ -34,7 +40,12 @@ COLUMNS = [
     "ttft_ms_median", "ttft_ms_mean", "ttft_ms_p95", "ttft_ms_std", "speedup_vs_standard", "source", "parameters",
     "layers_measured", "dtype", "kv_bytes_per_token", "ci_low", "ci_high", "link_gbit_measured", "interleave",
     "scale", "run", "speedup_ci_low", "speedup_ci_high", "width", "n_head", "threads", "seed", "drift", "drifted",
-    "other_load", "clock_mhz", "throttled"
+    "other_load", "clock_mhz", "throttled", "tpot_ms_median", "tpot_ms_std", "memory_gb", "longest_context",
+    "cuda_graph",
+]  # fmt: skip
+BREAKDOWN_COLUMNS = [
+    "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs", "prefill_ms",
+    *(f"{part}_ms" for part in PARTS), "source", "layers_measured", "dtype", "threads", "seed", "scale", "run",
 ]  # fmt: skip
 # Rows that are another way to run an architecture: the same weights, the prompt in so many chunks.
 CHUNKS = {"standard-chunked": 2}
@@ -45,6 +56,7 @@ def measure_ttft(
     size: str,
     tp: int,
     out_csv: str | Path,
+    breakdown_csv: str | Path,
     scale: str,
     run: str,
     links: list[str],
@@ -56,6 +68,7 @@ def measure_ttft(
     most_runs: int,
     precision: float,
     warmup: int,
+    profiled_runs: int,
     dtype: str,
     threads: int,
     seed: int,
@@ -63,14 +76,18 @@ def measure_ttft(
     width: int,
     n_head: int,
 ) -> list[dict]:
-    """Time every architecture of one shape on `tp` ranks at every context and over every link, and write the table.
+    """Time every architecture of one shape on `tp` ranks at every context and over every link, and write the tables.
 
     Each is run `runs` times, and further, up to `most_runs`, until every speed-up over the standard model is known to
     `precision`: half the width of its 95% interval, as a share of it. A link that this machine does not allow, or that
     does not give what its name says, has no rows; one line on stderr says why.
 
+    Args:
+        breakdown_csv: where the time goes, from `profiled_runs` runs of their own for each row.
+
     Raises:
-        InputError: this machine has fewer cores or GPUs than the ranks need, or no link has rows.
+        InputError: this machine has fewer cores or GPUs than the ranks need, or too little memory for a few layers, or
+            no link has rows.
     """
     refuse_missing_ranks("tp", tp, threads, torch.cuda.device_count())
     shape = {"n_layer": n_layer, "vocab_size": vocab_size, "block_size": max(contexts)}
@@ -81,14 +98,18 @@ def measure_ttft(
         for name in names
     ]
     warn_of_unequal_sizes([parameter_count(each["sizes"]) for each in models_timed])
+    available = machine.memory_of_a_rank(tp)
+    layers = layers_timed(models_timed, tp, batch, max(contexts), dtype, USABLE * available)
     settings = {
         "timed": models_timed,
+        "layers": layers,
         "contexts": contexts,
         "batch": batch,
         "runs": runs,
         "most_runs": most_runs,
         "precision": precision,
         "warmup": warmup,
+        "profiled_runs": profiled_runs,
         "dtype": dtype,
         "seed": seed,
     }
@@ -99,7 +120,7 @@ def measure_ttft(
         "device": machine.device(),
         "engine": "torch",
         "source": "measured",
-        "layers_measured": n_layer,
+        "layers_measured": layers,
         "dtype": dtype,
         "interleave": INTERLEAVE,
         "scale": scale,
@@ -107,18 +128,64 @@ def measure_ttft(
         "threads": threads,
         "seed": seed,
     }
-    rows = []
+    memory = [
+        memory_of(each["sizes"], each["chunks"], tp, batch=batch, context=max(contexts), dtype=dtype)
+        for each in models_timed
+    ]
+    rows, parts = [], []
     for link in links if tp > 1 else [LOOPBACK]:
         times = time_over(link, settings, tp, threads)
-        if times is not None:
-            rows += [
-                given | row_of(models_timed, times, index, context, dtype)
-                for context in map(str, contexts)
-                for index in range(len(models_timed))
-            ]
+        if times is None:
+            continue
+        for context, index in itertools.product(map(str, contexts), range(len(models_timed))):
+            row = given | row_of(models_timed, times, index, context, dtype)
+            row["memory_gb"] = memory[index].at(int(context)) / 1e9
+            row["longest_context"] = memory[index].longest_context(USABLE * available)
+            rows.append(row)
+            parts.append(row | breakdown_of(times["parts"][context][index]) | {"runs": profiled_runs})
     if not rows:
         raise InputError(f"links: expected one that can be had here, found {', '.join(links)}; add {LOOPBACK}")
+    write_table(breakdown_csv, parts, BREAKDOWN_COLUMNS)
     return write_table(out_csv, rows, COLUMNS)
+
+
+def layers_timed(timed: list[dict], tp: int, batch: int, context: int, dtype: str, available: float) -> int:
+    """How many layers of every model are timed, so that all of them fit a rank's `available` bytes together.
+
+    Raises:
+        InputError: too few do.
+    """
+    n_layer = timed[0]["sizes"]["n_layer"]
+
+    def beside_weights(layers: int) -> float:
+        """Cache and results of every model: a recorded prefill keeps its own."""
+        return sum(
+            memory_of(sizes, each["chunks"], tp, batch=batch, context=context, dtype=dtype).at(context) - weights(sizes)
+            for each in timed
+            for sizes in [each["sizes"] | {"n_layer": layers}]
+        )
+
+    def weights(sizes: dict) -> int:
+        return getattr(torch, dtype).itemsize * rank_parameter_count(sizes, tp)
+
+    def needed(layers: int) -> float:
+        drawn = {str(each["sizes"]): each["sizes"] | {"n_layer": layers} for each in timed}
+        shallow = beside_weights(depth.SHALLOW) if layers < n_layer else 0.0
+        return sum(map(weights, drawn.values())) + beside_weights(layers) + shallow
+
+    layers = depth.layers_that_fit(n_layer, needed, available)
+    if layers < n_layer:
+        print(
+            f"ttft: {layers} of {n_layer} layers of every architecture fit {available / 1e9:.3g} GB a rank; the time "
+            "of the others is what a layer takes, and the rows say so",
+            file=sys.stderr,
+        )
+    return layers
+
+
+def breakdown_of(parts: dict[str, float]) -> dict[str, float]:
+    """Columns of the breakdown, in milliseconds."""
+    return {"prefill_ms": parts[WHOLE], **{f"{part}_ms": parts[part] for part in PARTS}}
 
 
 def built_as(name: str) -> str:
@@ -142,10 +209,11 @@ def time_over(link: str, settings: dict, tp: int, threads: int) -> dict | None:
             arguments = settings | {"link": link}
             progress = Progress(f"ttft over {link}", len(settings["contexts"]), "contexts")
             parts = stream_ranks("krakenlm.latency.ttft:time_on_rank", arguments, tp, threads, ranks_network)
-            times = next(parts) | {"milliseconds": {}, "machine": {}}
+            of_context = ("milliseconds", "per_token", "parts", "machine")
+            times = next(parts) | {key: {} for key in of_context}
             for part in parts:
-                times["milliseconds"][str(part["context"])] = part["milliseconds"]
-                times["machine"][str(part["context"])] = part["machine"]
+                for key in of_context:
+                    times[key][str(part["context"])] = part[key]
                 progress.add(1)
     except LinkError as error:
         print(f"ttft: no rows for link {link}: {error}", file=sys.stderr)
@@ -163,7 +231,7 @@ def time_over(link: str, settings: dict, tp: int, threads: int) -> dict | None:
 def row_of(timed: list[dict], times: dict, index: int, context: str, dtype: str) -> dict:
     """What one model's runs at one context say."""
     own, sizes = times["milliseconds"][context][index], timed[index]["sizes"]
-    row = statistics.summarise(own)
+    row = statistics.summarise(own) | statistics.per_token(times["per_token"][context][index])
     if (standard := index_of_standard(timed)) is not None:
         ratio, low, high = statistics.speedup(times["milliseconds"][context][standard], own)
         row |= {"speedup_vs_standard": ratio, "speedup_ci_low": low, "speedup_ci_high": high}
@@ -192,45 +260,71 @@ def time_on_rank(
     device: str,
     link: str,
     timed: list[dict],
+    layers: int,
     contexts: list[int],
     batch: int,
     runs: int,
     most_runs: int,
     precision: float,
     warmup: int,
+    profiled_runs: int,
     dtype: str,
     seed: int,
 ) -> Iterator[dict]:
-    """Body of one rank: what the link gave, then for each context [[milliseconds of each run] of each model]."""
+    """Body of one rank: what the link gave, then for each context, by model, milliseconds of each run's first token
+    and of one more token, and the parts of the profiled runs.
+    """
     name = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else f"gloo over {link}"
     link_gbit = settle(link, comm, device)
     yield {"link": name, "link_gbit": link_gbit}
     if off_its_label(link, link_gbit):
         return
-    modules = random_modules(timed, comm, device, getattr(torch, dtype), seed)
-    standard = index_of_standard(timed)
+    n_layer, standard = timed[0]["sizes"]["n_layer"], index_of_standard(timed)
+    modules = random_modules(timed, layers, comm, device, getattr(torch, dtype), seed)
+    if layers < n_layer:
+        modules += [depth.shallow(module) for module in modules]
+
+    def whole(taken: list[list[float]]) -> list[list[float]]:
+        """The runs of every model with all of its layers."""
+        if layers == n_layer:
+            return taken
+        pairs = zip(taken[: len(timed)], taken[len(timed) :], strict=True)
+        return [depth.deepened(deep, few, layers, n_layer) for deep, few in pairs]
 
     def enough(taken: list[list[float]]) -> bool:
-        done = standard is None or statistics.precise(taken[standard], taken, precision)
+        full = whole(taken)
+        done = standard is None or statistics.precise(full[standard], full, precision)
         return len(taken[0]) >= most_runs or (len(taken[0]) >= runs and done)
 
     for context in contexts:
         generator = torch.Generator().manual_seed(seed)
         prompts_BT = torch.randint(timed[0]["sizes"]["vocab_size"], (batch, context), generator=generator)
-        steps = [first_token(module, prompts_BT, comm, device) for module in modules]
+        requests = [Request(module, prompts_BT, comm, device) for module in modules]
         watch = statistics.Watch()
-        milliseconds = interleave(steps, comm, device, warmup, enough)
-        yield {"context": context, "milliseconds": milliseconds, "machine": watch.stop(comm, device)}
+        firsts = interleave([each.first_token for each in requests], comm, device, warmup, enough)
+        state = watch.stop(comm, device) | {"cuda_graph": device.startswith("cuda")}
+        ready = [each.step_back for each in requests]
+        steps = [each.next_token for each in requests]
+        seconds = interleave(steps, comm, device, warmup, lambda taken: len(taken[0]) >= runs, ready)
+        found = [profiled(each.prefill, each.module, comm, device, profiled_runs) for each in requests]
+        scaled = whole([[parts[name] for name in (WHOLE, *PARTS)] for parts in found])
+        yield {
+            "context": context,
+            "milliseconds": whole(firsts),
+            "per_token": whole(seconds),
+            "parts": [dict(zip((WHOLE, *PARTS), each, strict=True)) for each in scaled],
+            "machine": state,
+        }
 
 
 def random_modules(
-    timed: list[dict], comm: Collectives, device: str, dtype: torch.dtype, seed: int
+    timed: list[dict], layers: int, comm: Collectives, device: str, dtype: torch.dtype, seed: int
 ) -> list[torch.nn.Module]:
-    """Every model's rank with random weights; rows of the same architecture and sizes share theirs."""
+    """Every model's rank of so many layers with random weights; rows of the same architecture and sizes share theirs."""
     drawn: dict[Config, torch.nn.Module] = {}
     modules = []
     for each in timed:
-        config = models.config_from_dict(each["sizes"])
+        config = models.config_from_dict(each["sizes"] | {"n_layer": layers})
         if config not in drawn:
             drawn[config] = random_rank(config, comm.rank, comm.world, seed, device, dtype)
         module = copy.copy(drawn[config])
@@ -240,9 +334,33 @@ def random_modules(
     return modules
 
 
-def first_token(
-    module: torch.nn.Module, prompts_BT: torch.Tensor, comm: Collectives, device: str
-) -> Callable[[], list[int]]:
-    """What is timed: prompts on the host to the first token of each on the host."""
-    cache = Cache(module, *prompts_BT.shape)
-    return lambda: next(generate(module, prompts_BT.to(device), 1, comm, cache)).tolist()
+class Request:
+    """Prompts of one length for one model: what is timed, and what is profiled."""
+
+    def __init__(self, module: torch.nn.Module, prompts_BT: torch.Tensor, comm: Collectives, device: str) -> None:
+        self.module, self.prompts_BT, self.comm, self.device = module, prompts_BT, comm, device
+        self.cache = Cache(module, *prompts_BT.shape)
+        self.last_B1 = prompts_BT[:, -1:].to(device)
+        # Captured once, before the first run; on a CPU there is nothing to capture.
+        self.recorded = None
+        if device.startswith("cuda"):
+            self.recorded = RecordedPrefill(module, *prompts_BT.shape, comm, self.cache)
+
+    def first_token(self) -> list[int]:
+        """Prompts on the host to the first token of each on the host."""
+        if self.recorded is not None:
+            return self.recorded(self.prompts_BT).tolist()
+        return self.prefill(self.comm)
+
+    def prefill(self, comm: Collectives) -> list[int]:
+        """The same, operation by operation."""
+        return next(generate(self.module, self.prompts_BT.to(self.device), 1, comm, self.cache)).tolist()
+
+    def step_back(self) -> None:
+        """Forget the last token of each prompt."""
+        batch, context = self.prompts_BT.shape
+        self.cache.set_lengths([context - 1] * batch)
+
+    def next_token(self) -> list[int]:
+        """One token of each prompt, behind all of its others, to the next one on the host."""
+        return likeliest(self.module(self.last_B1, self.comm, self.cache, at=LAST)[:, -1]).tolist()

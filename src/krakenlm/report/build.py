@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from krakenlm.files import read_json, write_text
-from krakenlm.report import comparisons, engines, perplexity, simulation, superglue, text, ttft
+from krakenlm.report import breakdown, comparisons, engines, perplexity, simulation, superglue, text, ttft
 from krakenlm.report.elements import Section
 from krakenlm.report.figures import Palette
 from krakenlm.report.numbers import count, distinct
@@ -28,6 +28,7 @@ def build(
     engines_csv: Path,
     simulated_csv: Path,
     layers_csv: Path,
+    breakdown_csv: Path | None,
     metrics: list[Path],
     corpus_json: Path,
     manifest_json: Path,
@@ -40,6 +41,7 @@ def build(
         perplexity_csv, superglue_csv, comparisons_csv, ttft_csv, engines_csv, simulated_csv: result tables; one that is
             missing or has no rows becomes a sentence that says so.
         layers_csv: what runs when in one layer of some simulated models.
+        breakdown_csv: likewise; None where the engine has none.
         metrics: metrics.json of each trained model.
         corpus_json: what the corpus is; manifest_json: what its tokens are; both may be missing.
         run_json: the record of the run (report.environment).
@@ -54,6 +56,7 @@ def build(
         "comparisons": read(comparisons_csv, comparisons.NEEDED),
         "ttft": read(ttft_csv, ttft.NEEDED),
         "engines": read(engines_csv, engines.NEEDED),
+        "breakdown": read(breakdown_csv, breakdown.NEEDED) if breakdown_csv else [],
     }
     simulated, layers = read(simulated_csv, simulation.NEEDED), read(layers_csv, simulation.LAYERS_NEEDED)
     models = [row for row in rows["perplexity"] if not perplexity.is_ngram(row)] + rows["engines"]
@@ -64,6 +67,7 @@ def build(
     sections = [
         ttft.section(rows["ttft"], palette),
         ttft.price(rows["ttft"]),
+        breakdown.section(rows["breakdown"]),
         simulation.section(simulated, layers, palette),
         perplexity.section(rows["perplexity"], metrics, palette, rows["comparisons"]),
         superglue.section(rows["superglue"], architectures, palette, rows["comparisons"]),

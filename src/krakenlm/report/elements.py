@@ -31,11 +31,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Sample:
-    """An entry of a legend: its name, the architecture whose colour it has, and for lines the pattern of dashes."""
+    """An entry of a legend: its name, the architecture whose colour it has (or, of what is none, the colour's place),
+    and for lines the pattern of dashes."""
 
     name: str
     architecture: str
     dash: str = ""
+    place: str = ""
 
 
 @dataclass(frozen=True)

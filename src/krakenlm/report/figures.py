@@ -127,6 +127,24 @@ def lines_by_bandwidth(values: Values, palette: Palette, title: str, limits: tup
     return specification(alt.layer(*layers), 220)
 
 
+def stacked_bars(values: Values, title: str) -> dict:
+    """A row of its own for each label, its parts one after another.
+
+    Args:
+        values: {label, place, order, value, text} in the order of the rows; `order` is that of the parts.
+        title: of the horizontal axis, which starts at 0.
+    """
+    labels = list(dict.fromkeys(value["label"] for value in values))
+    chart = alt.Chart(data(values)).encode(
+        x=alt.X("value:Q", title=title, stack="zero", axis=alt.Axis(tickCount=5)),
+        y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(labelLimit=150, ticks=False, domain=False)),
+        order="order:O",
+        color=Palette([]).colour(),
+        tooltip="text:N",
+    )
+    return specification(alt.layer(chart.mark_bar(fillOpacity=0.85)), max(26 * len(labels), 44))
+
+
 def context_axis(**scale: float) -> alt.X:
     return alt.X("context:O", title="context, tokens", axis=alt.Axis(labelAngle=0), scale=alt.Scale(**scale))
 

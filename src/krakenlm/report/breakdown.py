@@ -1,0 +1,91 @@
+"""The page's section on where the time to first token goes."""
+
+from collections.abc import Sequence
+
+from krakenlm.report.elements import Column, Figure, Group, Sample, Section, table, verbatim
+from krakenlm.report.figures import stacked_bars
+from krakenlm.report.numbers import Row, count, digits, distinct, number, plural, span
+from krakenlm.report.ttft import CELL, how, split
+
+# Parts that add up to a prefill, in the order of a bar: column, name, and whose colour it has.
+PARTS = (
+    ("norm_ms", "norm", "7"),
+    ("gemm_ms", "GEMM", "0"),
+    ("gemm_overlapped_ms", "GEMM under an AllReduce", "1"),
+    ("attention_ms", "attention", "2"),
+    ("lm_head_ms", "LM head", "3"),
+    ("other_ms", "other", "reference"),
+    ("all_reduce_exposed_ms", "AllReduce, exposed", "4"),
+)
+NEEDED = (
+    "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs", "prefill_ms",
+    *(column for column, _, _ in PARTS), "all_reduce_hidden_ms", "source",
+)  # fmt: skip
+
+
+def section(rows: Sequence[Row]) -> Section:
+    """A bar of parts for each architecture, by size, ranks and context."""
+    name, title = "breakdown", "Where the time goes"
+    if not rows:
+        return Section(name, title, ["No prefill was profiled in this run."])
+    lead = [
+        f"Prefills under torch.profiler on the first rank, {span([row['runs'] for row in rows])} runs each, none of "
+        "them a timed one: the profiler takes time, so these are shares more than durations. The parts of a bar add up "
+        "to the whole; AllReduces that run under compute (hidden) cost nothing and stand in the table alone.",
+    ]
+    return Section(
+        name,
+        title,
+        lead,
+        groups=[group(part) for part in split(rows, CELL)],
+        tables=[every_row(rows)],
+        details=[verbatim("breakdown-verbatim", "ttft_breakdown.csv as it is", rows)],
+    )
+
+
+def group(rows: list[Row]) -> Group:
+    """The bars of one size and number of ranks, a chart for each context."""
+    title = f"{rows[0]['size']}, {plural(int(number(rows[0]['tp']) or 0), 'rank')}"
+    if (link := rows[0]["link"]) not in ("", "none"):
+        title += f", {link}"
+    figures = [
+        Figure(
+            f"context {context}",
+            f"Milliseconds of a prefill by what they go to, {title}, context {context}; the table below has figures.",
+            stacked_bars(parts_of([row for row in rows if row["context"] == context]), "prefill, ms"),
+        )
+        for context in distinct(rows, "context")
+    ]
+    legend = [Sample(name, "", place=place) for _, name, place in PARTS]
+    return Group(title, figures, f"{how(rows)[:1].upper()}{how(rows)[1:]}.", legend)
+
+
+def parts_of(rows: Sequence[Row]) -> list[dict]:
+    """What a bar is stacked from."""
+    return [
+        {
+            "label": " ".join(word for word in (row["architecture"], row["degree"]) if word),
+            "place": place,
+            "order": order,
+            "value": value,
+            "text": f"{row['architecture']}, {name}: {digits(value)} of {digits(row['prefill_ms'])} ms",
+        }
+        for row in rows
+        for order, (column, name, place) in enumerate(PARTS)
+        if (value := number(row[column])) is not None
+    ]
+
+
+def every_row(rows: Sequence[Row]) -> object:
+    columns = [
+        Column("architecture", "architecture"),
+        Column("size", "size"),
+        Column("tp", "ranks", count),
+        Column("context", "context", count),
+        Column("prefill_ms", "prefill, ms", digits, "mean of the profiled runs"),
+        *(Column(column, name, digits, "ms") for column, name, _ in PARTS),
+        Column("all_reduce_hidden_ms", "AllReduce, hidden", digits, "ms under compute"),
+        Column("link", "link"),
+        Column("layers_measured", "layers", count, "layers that were run; the others take what a layer takes"),
+    ]
+    return table("breakdown-table", "Every profiled prefill, ms", columns, rows)
