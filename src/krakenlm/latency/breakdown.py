@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from krakenlm.latency.simulate import PARTS
 from krakenlm.latency.trace import ATTENTION, NORMS, PRODUCTS, owner, storage_of
 from krakenlm.latency.turns import wait_for_ranks
-from krakenlm.models.collectives import WORLD, Collectives, Group, Pending
+from krakenlm.models.collectives import WORLD, Collectives, Done, Group, Pending
 
 # Seconds (start, end) in ascending order, none of which touch.
 Spans = list[tuple[float, float]]
@@ -61,11 +61,15 @@ class Watched:
     def __init__(self, comm: Collectives) -> None:
         self._comm, self.rank, self.world = comm, comm.rank, comm.world
 
-    def all_reduce(self, x: Tensor, group: Group = WORLD) -> "WatchedWork":
-        return WatchedWork(self._comm.all_reduce(x, group), COLLECTIVES["all_reduce"])
+    def all_reduce(self, x: Tensor, group: Group = WORLD) -> Pending:
+        return self.watched(self._comm.all_reduce(x, group), COLLECTIVES["all_reduce"])
 
-    def all_gather(self, x: Tensor, dim: int, group: Group = WORLD) -> "WatchedWork":
-        return WatchedWork(self._comm.all_gather(x, dim, group), COLLECTIVES["all_gather"])
+    def all_gather(self, x: Tensor, dim: int, group: Group = WORLD) -> Pending:
+        return self.watched(self._comm.all_gather(x, dim, group), COLLECTIVES["all_gather"])
+
+    def watched(self, pending: Pending, part: str) -> Pending:
+        """A rank that is alone in a group waits for nobody."""
+        return pending if isinstance(pending, Done) else WatchedWork(pending, part)
 
 
 class WatchedWork:
