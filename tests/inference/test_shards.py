@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from krakenlm import models
 from krakenlm.errors import InputError
+from krakenlm.inference.cache import Cache
 from krakenlm.inference.collectives import run_threads
 from krakenlm.inference.shards import empty_rank, load_rank, padded_head_size, write_random_shards, write_shards
 from krakenlm.models.sizing import SHAPES, rank_parameter_count, sizes_of
@@ -134,3 +135,39 @@ def test_the_parameters_of_a_rank_are_counted_without_building(name, tp):
     sizes = SIZES[name] | {"vocab_size": 97}
     rank = empty_rank(models.config_from_dict(sizes), 0, tp)
     assert rank_parameter_count(sizes, tp) == sum(parameter.numel() for parameter in rank.parameters())
+
+
+@pytest.mark.parametrize("name", ["standard", "kraken-bias-untied"])
+def test_an_engine_of_bfloat16_weights_computes_in_bfloat16_near_the_float32_model(name, tmp_path):
+    write_model(tmp_path / "model", SIZES[name])
+    write_shards(tmp_path / "model", tmp_path / "shards", 2, "bfloat16")
+    assert json.loads((tmp_path / "shards" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert {each.dtype for each in load_file(tmp_path / "shards" / "rank0.safetensors").values()} == {torch.bfloat16}
+    tokens_BT = torch.arange(20)[None]
+
+    def logits(comm):
+        module = load_rank(tmp_path / "shards", comm.rank, 2)
+        cache = Cache(module, 1, 20)
+        return torch.cat([module(tokens_BT[:, :19], comm, cache), module(tokens_BT[:, 19:], comm, cache)], dim=1)
+
+    [found, other] = run_threads(2, logits)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, other)
+    with torch.inference_mode():
+        whole = models.load_model(tmp_path / "model")(tokens_BT)
+    # Eight bits of mantissa: relative to what logits spread over, a few of their last digits.
+    assert (found.float() - whole).abs().max() < 0.05 * whole.abs().max()
+
+
+def test_random_shards_are_drawn_in_their_own_dtype(tmp_path):
+    write_random_shards(models.config_from_dict(SIZES["kraken"]), tmp_path / "shards", 2, seed=3, dtype="bfloat16")
+    assert {each.dtype for each in load_rank(tmp_path / "shards", 0, 2).parameters()} == {torch.bfloat16}
+    assert {each.dtype for each in load_rank(tmp_path / "shards", 0, 2, dtype=torch.float32).parameters()} == {
+        torch.float32
+    }
+
+
+def test_a_dtype_that_no_engine_computes_in_is_refused(tmp_path):
+    with pytest.raises(InputError, match="dtype: expected one of float32, float16, bfloat16, found int8"):
+        write_shards(write_model(tmp_path / "model", SIZES["kraken"]), tmp_path / "shards", 2, "int8")
+    assert not list(tmp_path.glob("*shards*"))

@@ -27,6 +27,9 @@ def shard(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16: of the weights, and of what is computed.")] = (
+        "float32"
+    ),
 ) -> None:
     """Write a model's weights as one file per rank, in TensorRT-LLM's checkpoint layout."""
     if (model is None) == (random is None):
@@ -36,9 +39,9 @@ def shard(
         from krakenlm.inference.shards import write_random_shards, write_shards
 
         if model is not None:
-            write_shards(model, out, tp)
+            write_shards(model, out, tp, dtype)
         else:
-            write_random_shards(random_config(*random, tp), out, tp, seed)
+            write_random_shards(random_config(*random, tp), out, tp, seed, dtype)
 
 
 def random_config(size: str, architecture: str, tp: int) -> object:

@@ -26,6 +26,9 @@ from krakenlm.models.sizing import ffn_expansion
 # contextFusedMultiHeadAttention/fmhaRunner.cpp) and decode (kernels/decoderMaskedMultiheadAttention.cu).
 HEAD_SIZES = (32, 64, 80, 96, 104, 128, 160, 192, 256)
 
+# What an engine's weights may be.
+DTYPES = ("float32", "float16", "bfloat16")
+
 # The class that TensorRT-LLM builds an engine of; standard is its own, the others are in tensorrt/definitions.py. An
 # architecture that is not written there has shards for the PyTorch engine alone.
 TENSORRT_CLASSES = {
@@ -63,7 +66,7 @@ def resize_heads(name: str, tensor: Tensor, heads: int, found: int, wanted: int)
     return torch.cat([resized, others], dim)
 
 
-def checkpoint_config(config: Config, tp: int) -> dict:
+def checkpoint_config(config: Config, tp: int, dtype: str = "float32") -> dict:
     """What config.json of a sharded model says: fields of TensorRT-LLM's PretrainedConfig, and ours in `krakenlm`.
 
     Heads count over all ranks and splits, since TensorRT-LLM divides them by tp_size; `hidden_size` and
@@ -73,7 +76,7 @@ def checkpoint_config(config: Config, tp: int) -> dict:
     padded = padded_head_size(config.head_size)
     described = {
         "architecture": TENSORRT_CLASSES.get(config.architecture, config.architecture),
-        "dtype": "float32",
+        "dtype": dtype,
         "logits_dtype": "float32",
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
@@ -94,22 +97,27 @@ def checkpoint_config(config: Config, tp: int) -> dict:
     return described if config.splits == 1 else described | {"degree": config.splits}
 
 
-def write_shards(model: str | Path, out: str | Path, tp: int) -> None:
+def write_shards(model: str | Path, out: str | Path, tp: int, dtype: str = "float32") -> None:
     """Cut the model in folder `model` for `tp` ranks into folder `out`, which appears whole or not at all.
 
+    Args:
+        dtype: one of DTYPES, that the weights are written in and an engine computes in.
+
     Raises:
-        InputError: the model is damaged, or cannot be divided over `tp` ranks.
+        InputError: the model is damaged, or cannot be divided over `tp` ranks, or there is no such dtype.
     """
+    check_dtype(dtype)
     model, out = Path(model), Path(out)
     config = models.load_config(model)
     modules = [empty_rank(config, rank, tp) for rank in range(tp)]
-    described = checkpoint_config(config, tp)
+    described = checkpoint_config(config, tp, dtype)
     with open_weights(model / "model.safetensors") as weights:
         described["identity"] = identity(described, model / "model.safetensors")
         with writing_folder(out) as folder:
             for rank, module in enumerate(modules):
                 tensors = models.shard(weights.get_tensor, list(weights.keys()), config, rank, tp)
                 check_shapes(model, tensors, module)
+                tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
                 write_rank(folder, rank, tensors, module, described)
             write_json(folder / "config.json", described)
 
@@ -131,16 +139,27 @@ def write_rank(folder: Path, rank: int, tensors: dict[str, Tensor], module: nn.M
     save_file(padded, folder / f"rank{rank}.safetensors", metadata=metadata)
 
 
-def write_random_shards(config: Config, out: str | Path, tp: int, seed: int) -> None:
+def check_dtype(dtype: str) -> None:
+    """Refuse what no engine computes in.
+
+    Raises:
+        InputError: naming those that work.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype}; choose one")
+
+
+def write_random_shards(config: Config, out: str | Path, tp: int, seed: int, dtype: str = "float32") -> None:
     """Write shards that are a configuration and a seed: every rank draws its weights on its device when it loads.
 
     Raises:
-        InputError: the model cannot be divided over `tp` ranks.
+        InputError: the model cannot be divided over `tp` ranks, or there is no such dtype.
     """
+    check_dtype(dtype)
     for rank in range(tp):
         empty_rank(config, rank, tp)
     with writing_folder(out) as folder:
-        write_json(folder / "config.json", checkpoint_config(config, tp) | {"seed": seed})
+        write_json(folder / "config.json", checkpoint_config(config, tp, dtype) | {"seed": seed})
 
 
 def empty_rank(config: Config, rank: int, world: int) -> nn.Module:
@@ -194,9 +213,12 @@ def check_shapes(where: Path, tensors: dict[str, Tensor], module: nn.Module) -> 
 
 
 def load_rank(
-    folder: str | Path, rank: int, world: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path, rank: int, world: int, device: str = "cpu", dtype: torch.dtype | None = None
 ) -> nn.Module:
     """One rank's module from a folder of shards, on `device`, padding of its heads stripped.
+
+    Args:
+        dtype: of weights and results; that of the shards if None.
 
     Raises:
         InputError: the folder holds shards for another number of ranks, or a missing, damaged or foreign file.
@@ -211,6 +233,9 @@ def load_rank(
             f"{folder}: expected shards for {world} ranks, found them for {found}; shard with --tp {world}"
         )
     config = models.config_from_dict(described["krakenlm"])
+    if dtype is None:
+        check_dtype(described["dtype"])
+        dtype = getattr(torch, described["dtype"])
     if "seed" in described:
         return random_rank(config, rank, world, described["seed"], device, dtype)
     module = empty_rank(config, rank, world)

@@ -69,10 +69,15 @@ def measure_engines(
             threads=threads,
         )
         given = {"tp": world, "prompts": prompts, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
-        given |= {"engine": "torch", "dtype": "float32", "runs": runs, "interleave": INTERLEAVE, "scale": scale}
+        given |= {"engine": "torch", "runs": runs, "interleave": INTERLEAVE, "scale": scale}
         given |= {"data": store.manifest["data"], "device": machine.device(), "link": measured["link"]}
-        for (name, model, _), row in zip(group, measured["rows"], strict=True):
-            described = {"model": name, "run": f"{run}/models/{name}/{model.name}", **describe(model)}
+        for (name, model, shards), row in zip(group, measured["rows"], strict=True):
+            described = {
+                "dtype": read_json(shards / "config.json")["dtype"],
+                "model": name,
+                "run": f"{run}/models/{name}/{model.name}",
+                **describe(model),
+            }
             rows.append(given | described | row)
     return write_table(out_csv, rows, COLUMNS)
 

@@ -320,7 +320,7 @@ def time_on_rank(
 def random_modules(
     timed: list[dict], layers: int, comm: Collectives, device: str, dtype: torch.dtype, seed: int
 ) -> list[torch.nn.Module]:
-    """Every model's rank of so many layers with random weights; rows of the same architecture and sizes share theirs."""
+    """Every model's rank of so many layers, weights random; rows of the same architecture and sizes share theirs."""
     drawn: dict[Config, torch.nn.Module] = {}
     modules = []
     for each in timed:

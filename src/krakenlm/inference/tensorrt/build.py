@@ -17,7 +17,7 @@ import torch
 from krakenlm import models
 from krakenlm.errors import InputError
 from krakenlm.files import hold, read_json, writing_folder
-from krakenlm.inference.shards import load_rank
+from krakenlm.inference.shards import DTYPES, load_rank
 from krakenlm.inference.tensorrt.available import refuse_without_tensorrt_llm
 from krakenlm.inference.tensorrt.layout import rank_tensors, refuse_unbuildable
 from krakenlm.machine import count_gpus, leased_gpus
@@ -25,7 +25,6 @@ from krakenlm.machine import count_gpus, leased_gpus
 if TYPE_CHECKING:
     from tensorrt_llm.models.modeling_utils import PretrainedModel
 
-DTYPES = ("float16", "bfloat16", "float32")
 # Branches of the graph beside the main one: an AllReduce. With one stream Ladder's two AllReduces of a layer, which
 # may be under way together, keep their order.
 AUXILIARY_STREAMS = 1
