@@ -22,6 +22,10 @@ COLUMNS = {
     "superglue": "model, task, metric, value, stderr, n, chance, data, seed, scale, run",
 }
 COLUMNS["ttft_simulated"] = COLUMNS["ttft"]
+COLUMNS["ttft_breakdown"] = (
+    "architecture, size, degree, tp, context, batch, engine, device, link, runs, prefill_ms, norm_ms, gemm_ms, "
+    "gemm_overlapped_ms, attention_ms, lm_head_ms, other_ms, all_reduce_exposed_ms, all_reduce_hidden_ms"
+)
 TASKS = {"boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"}
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from krakenlm.report.elements import Column, Figure, Group, Sample, Section, table, verbatim
+from krakenlm.report.elements import Column, Figure, Group, Sample, Section, Table, table, verbatim
 from krakenlm.report.figures import stacked_bars
-from krakenlm.report.numbers import Row, count, digits, distinct, number, plural, span
+from krakenlm.report.numbers import Row, count, digits, distinct, number, plural, sentence, span
 from krakenlm.report.ttft import CELL, how, split
 
 # Parts that add up to a prefill, in the order of a bar: column, name, and whose colour it has.
@@ -57,7 +57,7 @@ def group(rows: list[Row]) -> Group:
         for context in distinct(rows, "context")
     ]
     legend = [Sample(name, "", place=place) for _, name, place in PARTS]
-    return Group(title, figures, f"{how(rows)[:1].upper()}{how(rows)[1:]}.", legend)
+    return Group(title, figures, f"{sentence(how(rows))}.", legend)
 
 
 def parts_of(rows: Sequence[Row]) -> list[dict]:
@@ -76,7 +76,7 @@ def parts_of(rows: Sequence[Row]) -> list[dict]:
     ]
 
 
-def every_row(rows: Sequence[Row]) -> object:
+def every_row(rows: Sequence[Row]) -> Table:
     columns = [
         Column("architecture", "architecture"),
         Column("size", "size"),
