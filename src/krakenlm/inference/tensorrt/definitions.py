@@ -8,6 +8,7 @@ Activations have padding removed: x_RD has a row for each token of the batch; x_
 splits side by side. Names of modules are those of krakenlm.inference.tensorrt.layout.
 """
 
+import copy
 from collections.abc import Sequence
 
 from tensorrt_llm._utils import pad_vocab_size
@@ -57,22 +58,15 @@ class Unprojected(Module):
 
 
 def attention_alone(config: Config, layer: int) -> Attention:
-    """Causal attention with its KV cache over this rank's heads: (R, 3 H K), q, k and v side by side, to (R, H K)."""
-    attention = Attention(
-        local_layer_idx=layer,
-        hidden_size=config.hidden_size,
-        num_attention_heads=config.heads,
-        attention_head_size=config.head_size,
-        max_position_embeddings=config.max_position_embeddings,
-        num_layers=config.num_hidden_layers,
-        q_scaling=config.q_scaling,
-        attention_mask_type=AttentionMaskType.causal,
-        position_embedding_type=config.position_embedding_type,
-        bias=False,
-        dtype=config.dtype,
-    )
-    attention.qkv = Unprojected()
-    attention.dense = Unprojected()
+    """Causal attention with its KV cache over this rank's heads: (R, 3 H K), q, k and v side by side, to (R, H K).
+
+    It knows of no other rank. Positions are in the embedding, which is what it takes them for by default.
+    """
+    heads = {"num_attention_heads": config.heads, "attention_head_size": config.head_size}
+    kind = {"attention_mask_type": AttentionMaskType.causal, "q_scaling": config.q_scaling}
+    shape = {"hidden_size": config.hidden_size, "bias": False, "dtype": config.dtype}
+    attention = Attention(local_layer_idx=layer, **heads, **kind, **shape)
+    attention.qkv, attention.dense = Unprojected(), Unprojected()
     return attention
 
 
@@ -143,17 +137,10 @@ class Decoder(Module):
 
 
 def of_layer(params: KeyValueCacheParams, past: Tensor) -> KeyValueCacheParams:
-    """The cache's parameters with one layer's keys and values."""
-    return KeyValueCacheParams(
-        past_key_value=[past],
-        host_past_key_value_lengths=params.host_past_key_value_lengths,
-        host_max_attention_window_sizes=params.host_max_attention_window_sizes,
-        host_sink_token_length=params.host_sink_token_length,
-        kv_cache_block_offsets=params.kv_cache_block_offsets,
-        host_kv_cache_block_offsets=params.host_kv_cache_block_offsets,
-        host_kv_cache_pool_pointers=params.host_kv_cache_pool_pointers,
-        cache_indirection=params.cache_indirection,
-    )
+    """The cache's parameters, whatever else they hold, with one layer's keys and values alone."""
+    own = copy.copy(params)
+    own.past_key_value = [past]
+    return own
 
 
 def attended(attention: Attention, x: Tensor, context: dict) -> tuple[Tensor, Tensor | None]:
