@@ -33,8 +33,8 @@ rule report_page:
                 if key not in ("budget", "wandb")
             }
         ),
-        breakdown=lambda wildcards, input: (
-            ["--breakdown", *input.breakdown] if input.breakdown else []
+        breakdown=(
+            "--breakdown results/ttft_breakdown.csv" if ENGINE == "torch" else ""
         ),
         run=f"{CORPUS}/report-{REPRODUCTION}.json",
     message:
@@ -42,5 +42,5 @@ rule report_page:
     shell:
         "{params.launcher} krakenlm report --perplexity {input.perplexity:q} --superglue {input.superglue:q}"
         " --comparisons {input.comparisons:q} --engines {input.engines:q} --ttft {input.ttft:q}"
-        " {params.breakdown:q} --simulated {input.simulated:q} --layers {input.layers:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
+        " {params.breakdown} --simulated {input.simulated:q} --layers {input.layers:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
         " --config {params.config:q} --run {params.run:q} --out {output:q} {input.metrics:q} > {log:q} 2>&1"
