@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from krakenlm.errors import RankError
+from krakenlm import models
+from krakenlm.errors import InputError, RankError
 from krakenlm.inference.launch import run_ranks, stream_ranks
+from krakenlm.inference.shards import load_rank, write_shards
 
 
 def sums(comm, device):
@@ -83,6 +85,26 @@ def test_whoever_stops_early_ends_the_ranks(importable, tmp_path):
     stream = stream_ranks(f"{importable}:count_with", {"folder": str(tmp_path), "to": 3}, world=2, threads=1)
     assert next(stream) == 0
     stream.close()
+    assert not any(running(process) for process in processes(tmp_path))
+
+
+def load_and_meet(comm, device, shards, folder):
+    """Body of a rank: its shard is loaded, then it waits for the others."""
+    Path(folder, f"process{os.getpid()}").touch()
+    load_rank(shards, comm.rank, comm.world)
+    comm.all_reduce(torch.zeros(1)).wait()
+
+
+def test_a_damaged_shard_ends_every_rank_with_one_line_that_names_it(importable, tmp_path):
+    sizes = {"architecture": "kraken", "degree": 2, "n_layer": 1, "n_head": 2, "width": 8, "vocab_size": 16}
+    models.save_model(models.build(sizes | {"block_size": 8}), tmp_path / "model")
+    write_shards(tmp_path / "model", tmp_path / "shards", 2)
+    damaged = tmp_path / "shards" / "rank1.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    arguments = {"shards": str(tmp_path / "shards"), "folder": str(tmp_path)}
+    with pytest.raises(InputError, match=r"^\S+rank1\.safetensors: expected safetensors, found a damaged file"):
+        run_ranks(f"{importable}:load_and_meet", arguments, world=2, threads=1)
+    assert len(processes(tmp_path)) == 2
     assert not any(running(process) for process in processes(tmp_path))
 
 
