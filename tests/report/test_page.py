@@ -110,7 +110,8 @@ def test_synthetic_data_is_called_synthetic_at_the_top_and_real_data_is_not(inpu
     assert "Synthetic data." in Page(inputs.page()).text.split("This run")[0]
     for path in inputs.folder.glob("*.*"):
         path.write_text(path.read_text().replace(" (synthetic)", ""))
-    assert "ynthetic" not in Page(inputs.page()).text
+    # The folder of this test has its name, and stands in the commands.
+    assert "ynthetic" not in Page(inputs.page()).text.replace(inputs.folder.name, "")
 
 
 def test_a_model_named_like_a_tag_stays_text(inputs):
