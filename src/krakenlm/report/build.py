@@ -1,6 +1,7 @@
 """One self-contained page from result files. It loads nothing: scripts, styles, data and charts are in it."""
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,7 @@ def render(parts: Mapping) -> str:
     )
 
 
+@functools.cache
 def vega() -> str:
     """Vega, Vega-Lite and vega-embed as one script, kept out of the global names of others."""
     return "(() => {" + vl_convert.javascript_bundle(vl_version=VEGA_LITE) + "})();"
