@@ -1,6 +1,8 @@
-"""How long Chromium takes to open a report: from the request until every chart is drawn, in a new profile each time.
+"""How long Chromium takes to open a report, from the request until every chart is drawn.
 
     python benchmarks/report_opening.py results/report.html
+
+Each time is of a new profile with an empty cache, at the width of a screen and at that of a phone.
 """
 
 import shutil

@@ -100,6 +100,17 @@ def test_the_headline_is_the_geometric_mean_of_the_cells_with_two_ranks(inputs):
     assert float(kraken[1][1]) == pytest.approx(8.123456789 / 6.5)
 
 
+def test_a_model_scored_by_two_protocols_is_one_model_and_two_charts(inputs):
+    path = inputs.folder / "perplexity.csv"
+    text = path.read_text()
+    authors = [line.replace("whole validation set", "authors") for line in text.splitlines(keepends=True)[1:3]]
+    path.write_text(text + "".join(authors))
+    page = " ".join(Page(inputs.page()).text.split())
+    assert "2 trained models, 1 seed" in page
+    assert "Size: whole validation set" in page
+    assert "Size: authors" in page
+
+
 def test_the_price_stands_beside_each_speed_up(inputs):
     prices = Page(inputs.page()).tables["price-table"][1:]
     assert all("1.73\u00d7" in [cell[0] for cell in row] and "98.0%" in [cell[0] for cell in row] for row in prices)

@@ -71,10 +71,8 @@ def is_ngram(row: Row) -> bool:
 def what(rows: Sequence[Row]) -> str:
     networks = [row for row in rows if not is_ngram(row)]
     data, protocol = (" and ".join(distinct(networks, key)) or "unnamed" for key in ("data", "protocol"))
-    seeds = len(distinct(networks, "seed"))
-    text = (
-        f"Measured on {data}; protocol: {protocol}. {plural(len(networks), 'trained model')}, {plural(seeds, 'seed')}"
-    )
+    seeds, models = len(distinct(networks, "seed")), len({(row["model"], row["seed"]) for row in networks})
+    text = f"Measured on {data}; protocol: {protocol}. {plural(models, 'trained model')}, {plural(seeds, 'seed')}"
     if seeds < 2:
         return f"{text}: with one run of each there is no spread to show, and small differences mean nothing."
     return f"{text}."
@@ -181,8 +179,13 @@ def final_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
         caption = f"Measured: {protocol or 'protocol unnamed'}, {' and '.join(distinct(part, 'data'))}; one dot a run."
         caption += " Bars: the bootstrap's 95% interval over documents." if any(map(comparisons.interval, part)) else ""
         caption += " Dashed: the floor." if len(floors) == 1 else ""
-        groups.append(Group("Validation set, after training", [figure], caption, wide=True))
+        groups.append(Group(titled("Validation set, after training", protocol, scored), [figure], caption, wide=True))
     return groups
+
+
+def titled(title: str, protocol: str, rows: Sequence[Row]) -> str:
+    """With the protocol, where there are several."""
+    return f"{title}: {protocol}" if len(distinct(rows, "protocol")) > 1 else title
 
 
 def size_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
@@ -202,7 +205,7 @@ def size_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
             dots_by_size(values, palette, "perplexity"),
         )
         caption = f"Measured: {protocol or 'protocol unnamed'}, {' and '.join(distinct(part, 'data'))}; one dot a run."
-        groups.append(Group("Size", [figure], caption, wide=True))
+        groups.append(Group(titled("Size", protocol, scored), [figure], caption, wide=True))
     return groups
 
 
