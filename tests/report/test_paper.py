@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 import pytest
 
 from krakenlm.report.elements import Cell, Column, Figure, Group, Section, Table
-from krakenlm.report.paper import figures, latex
+from krakenlm.report.figures import Palette, bars_by_context
+from krakenlm.report.paper import figures, latex, legend
 
 
 @pytest.fixture
@@ -45,3 +46,12 @@ def test_what_latex_would_read_as_a_command_is_text():
 def test_two_charts_of_one_name_are_two_files():
     group = Group("a b", [Figure("C", "", {}), Figure("c", "", {})], "")
     assert [name for name, _ in figures([Section("s", "S", [], groups=[group])])] == ["s-a-b-c", "s-a-b-c-2"]
+
+
+def test_parts_of_a_bar_are_no_architectures_in_a_legend():
+    value = {"series": "a", "context": 16, "value": 1.0, "low": None, "high": None, "text": ""}
+    values = [value | {"place": place} for place in ("0", "4")]
+    spec = bars_by_context(values, Palette([]), "ms")
+    assert legend(spec, Palette([])) != spec
+    parts = bars_by_context([part | {"order": 1} for part in values], Palette([]), "ms")
+    assert legend(parts, Palette([])) == parts

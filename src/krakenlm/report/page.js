@@ -25,11 +25,14 @@
   }));
   const hidden = new Set(); // places of the architectures that the reader has switched off
 
+  // Parts of a bar, which have an order, borrow the architectures' colours.
+  const isHidden = (value) => value.order === undefined && hidden.has(value.place);
+
   // The specification without what is switched off. A chart with nothing left keeps all of it, and is dimmed.
   function shown(spec) {
     const datasets = Object.fromEntries(Object.entries(spec.datasets).map(([name, values]) =>
-      [name, values.filter((value) => !hidden.has(value.place))]));
-    const empty = Object.values(spec.datasets).every((values) => values.every((value) => !value.place || hidden.has(value.place)));
+      [name, values.filter((value) => !isHidden(value))]));
+    const empty = Object.values(spec.datasets).every((values) => values.every((value) => !value.place || isHidden(value)));
     return empty ? null : { ...spec, datasets };
   }
 

@@ -80,7 +80,9 @@ def standing_alone(figure: Figure, palette: Palette, colours: Mapping[str, str])
 
 def legend(spec: dict, palette: Palette) -> dict:
     """The specification with a legend of the architectures that it shows, where there are several."""
-    found = {value["place"] for values in spec.get("datasets", {}).values() for value in values if "place" in value}
+    values = [value for part in spec.get("datasets", {}).values() for value in part]
+    # Parts of a bar, which have an order, borrow the architectures' colours.
+    found = {value["place"] for value in values if "place" in value and "order" not in value}
     names = {place: name for name in palette.architectures if (place := palette.place(name)) in found}
     if len(names) < 2:
         return spec
