@@ -245,12 +245,12 @@ def runs_here(line: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", sorted({command.page for command in SHOWN if runs_here(command.line)}))
+@pytest.mark.parametrize("page", sorted({command.page for command in UNIQUE if runs_here(command.line)}))
 def test_the_pages_krakenlm_commands_run_where_the_pipeline_has_run(page, checkouts, finished):
     folder = checkouts("documented").folder
     shutil.copytree(finished.folder / "results", folder / "results", ignore=shutil.ignore_patterns("wandb", "*.lock"))
     own_gpt2(folder, next(folder.glob("results/tiny/*/tokenizer.json")))
-    for line in [command.line for command in SHOWN if command.page == page and runs_here(command.line)]:
+    for line in [command.line for command in UNIQUE if command.page == page and runs_here(command.line)]:
         run = in_bash(line, folder)
         assert run.returncode == 0, f"{line}\n{run.stdout}"
 

@@ -93,6 +93,17 @@ def test_the_report_is_one_file_that_names_the_data_as_synthetic(finished):
     assert len(page) < 5_000_000
 
 
+def test_the_reports_charts_and_tables_lie_beside_it_and_every_model_has_written_something(finished):
+    results = finished.folder / "results"
+    charts = list((results / "figures").glob("*.svg"))
+    assert len(charts) == (results / "report.html").read_text().count('class="spec"')
+    assert all(path.with_suffix(".pdf").exists() for path in charts)
+    assert (results / "tables" / "ttft-table.tex").exists()
+    samples = json.loads(next(results.rglob("samples-*.json")).read_text())["samples"]
+    assert {sample["model"] for sample in samples} == {"standard", "kraken-2way"}
+    assert all(sample["prompt"] for sample in samples)
+
+
 @pytest.fixture(scope="module")
 def wandb_runs(finished):
     """Of each run folder, the run, its artifacts and its summary's keys, as wandb's own reader reads them."""
@@ -122,7 +133,7 @@ def test_every_stage_left_a_wandb_run_with_its_command_line_as_config_and_its_ou
         "compare",
         "shard",
     }
-    stages |= {"engines", "ttft", "collect", "simulate", "report"}
+    stages |= {"engines", "samples", "ttft", "collect", "simulate", "report"}
     assert {run["job_type"] for run, _, _ in wandb_runs} == stages
     assert len({run["run_group"] for run, _, _ in wandb_runs}) == 1
     for run, artifacts, _ in wandb_runs:

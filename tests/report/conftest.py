@@ -143,6 +143,14 @@ def comparison_rows():
     ]  # fmt: skip
 
 
+def comparison(measure, difference, low, high, model="kraken-2way", against="standard", seeds=3):
+    return {
+        "model": model, "against": against, "measure": measure, "data": DATA, "difference": difference, "ci_low": low,
+        "ci_high": high, "p_value": 0.5, "p_mcnemar": "", "margin": 0.02, "p_equivalence": 0.5, "verdict": "",
+        "seeds": seeds, "n": 400,
+    }  # fmt: skip
+
+
 class Inputs:
     """The report's inputs in a folder; `page()` builds it and returns its text."""
 
@@ -167,6 +175,12 @@ class Inputs:
         ]
         self.json("corpus.json", {"data": DATA, "documents": {"train": 90, "val": 10}})
         self.json("manifest.json", {"data": DATA, "vocabulary": 500, "splits": {"train": {"tokens": 900}, "val": {}}})
+        written = [
+            {"model": name, "seed": "0", "prompt": "Once there was", "text": "a <b>kraken</b>\n\nwhich\x01 5% & more"}
+            for name in models
+        ]
+        sampling = {"temperature": 0.8, "top_p": 0.95, "seed": 0}
+        self.json("samples.json", {"data": DATA, "sampling": sampling, "samples": written})
         record = {
             "scale": "tiny",
             "date": "2024-02-29",
@@ -182,11 +196,11 @@ class Inputs:
         path.write_text(json.dumps(value))
         return path
 
-    def page(self, name="report.html"):
+    def page(self, name="report.html", **folders):
         names = ("perplexity", "superglue", "comparisons", "ttft", "engines", "simulated", "layers", "breakdown")
         tables = {f"{table}_csv": self.folder / f"{table}.csv" for table in names}
-        others = {f"{key}_json": self.folder / f"{key}.json" for key in ("corpus", "manifest", "run")}
-        build(**tables, **others, metrics=self.metrics, out_html=self.folder / name)
+        others = {f"{key}_json": self.folder / f"{key}.json" for key in ("corpus", "manifest", "samples", "run")}
+        build(**tables, **others, metrics=self.metrics, out_html=self.folder / name, **folders)
         return (self.folder / name).read_text()
 
     def replace(self, table, rows):

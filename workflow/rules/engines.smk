@@ -52,6 +52,32 @@ rule engines:
         " --settings {params.settings:q} --scale {params.scale} --out {output:q} > {log:q} 2>&1"
 
 
+rule samples:
+    input:
+        configs=expand(f"{ROOT}/models/{{model}}/config.json", model=MODELS),
+        weights=expand(f"{ROOT}/models/{{model}}/model.safetensors", model=MODELS),
+        tokenizers=expand(f"{ROOT}/models/{{model}}/tokenizer.json", model=MODELS),
+        validation=rules.tokens.output.validation,
+        manifest=rules.tokens.output.manifest,
+    output:
+        f"{ROOT}/samples-{settings.fingerprint(MODELS)}.json",
+    log:
+        f"{ROOT}/logs/samples.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        launcher=LAUNCHER,
+        # Of the inputs: where files travel through a storage, they lie elsewhere.
+        models=lambda wildcards, input: [
+            str(Path(path).parent) for path in input.weights
+        ],
+        tokens=subpath(input.manifest, parent=True),
+    message:
+        "Samples of what every model writes"
+    shell:
+        "{params.launcher} krakenlm samples {params.models:q} --tokens {params.tokens:q} --out {output:q} > {log:q} 2>&1"
+
+
 rule engines_table:
     input:
         rules.engines.output,

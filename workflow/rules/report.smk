@@ -13,13 +13,22 @@ rule report_page:
         breakdown=rules.ttft_breakdown_table.output if ENGINE == "torch" else [],
         corpus=rules.corpus.output.description,
         manifest=rules.tokens.output.manifest,
+        samples=rules.samples.output,
         metrics=expand(f"{ROOT}/models/{{model}}/metrics.json", model=MODELS),
     output:
-        report(
+        page=report(
             "results/report.html",
             caption="../report/report.rst",
             category="Report",
         ),
+        figures=report(
+            directory("results/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        tables=directory("results/tables"),
     log:
         f"{ROOT}/logs/report.log",
     conda:
@@ -43,4 +52,5 @@ rule report_page:
         "{params.launcher} krakenlm report --perplexity {input.perplexity:q} --superglue {input.superglue:q}"
         " --comparisons {input.comparisons:q} --engines {input.engines:q} --ttft {input.ttft:q}"
         " {params.breakdown} --simulated {input.simulated:q} --layers {input.layers:q} --corpus {input.corpus:q} --manifest {input.manifest:q}"
-        " --config {params.config:q} --run {params.run:q} --out {output:q} {input.metrics:q} > {log:q} 2>&1"
+        " --samples {input.samples:q} --config {params.config:q} --run {params.run:q} --out {output.page:q}"
+        " --figures {output.figures:q} --tables {output.tables:q} {input.metrics:q} > {log:q} 2>&1"

@@ -81,3 +81,17 @@ def generate(
     for piece in complete(model, prompt, tokens, sampling, tp, threads):
         print(piece, end="", flush=True)
     print()
+
+
+@commands.command()
+def samples(
+    models: Annotated[list[Path], typer.Argument(help="Model folders.")],
+    tokens: Annotated[Path, typer.Option(help="Tokens folder; validation documents begin the samples.")],
+    out: Out,
+    seed: Seed = 0,
+) -> None:
+    """Let every model go on from the same beginnings of validation documents."""
+    with writing_stage("samples", out):
+        from krakenlm.inference.samples import write_samples as stage
+
+        stage(models, tokens, out, seed=seed)

@@ -34,10 +34,13 @@ def report(
     layers: Annotated[Path, typer.Option(help="layers.csv of the same simulation.")],
     corpus: Annotated[Path, typer.Option(help="corpus.json")],
     manifest: Annotated[Path, typer.Option(help="manifest.json")],
+    samples: Annotated[Path, typer.Option(help="What the models wrote (krakenlm samples).")],
     config: Annotated[str, typer.Option(help="The whole configuration as JSON.")],
     run: Annotated[str, typer.Option(help="Where the record of this run goes, below results/.")],
     out: Out,
     breakdown: Annotated[Path | None, typer.Option(help="ttft_breakdown.csv, where there is one.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="A folder for the charts as SVG and PDF.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="A folder for the tables as LaTeX.")] = None,
 ) -> None:
     """Write one self-contained page from result files."""
     with writing_stage("report", out, kind="report") as wandb_run:
@@ -58,6 +61,9 @@ def report(
             metrics=metrics,
             corpus_json=corpus,
             manifest_json=manifest,
+            samples_json=samples,
             run_json=run_json,
             out_html=out,
+            out_figures=figures,
+            out_tables=tables,
         )

@@ -1,21 +1,33 @@
 """One self-contained page from result files. It loads nothing: scripts, styles, data and charts are in it."""
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import altair
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from krakenlm.files import read_json, write_text
-from krakenlm.report import breakdown, comparisons, engines, perplexity, simulation, superglue, text, ttft
-from krakenlm.report.elements import Section
-from krakenlm.report.figures import Palette
-from krakenlm.report.numbers import count, distinct
+from krakenlm.report import (
+    breakdown,
+    claims,
+    comparisons,
+    engines,
+    paper,
+    perplexity,
+    samples,
+    simulation,
+    superglue,
+    text,
+    ttft,
+)
+from krakenlm.report import run as describe
+from krakenlm.report.figures import VEGA_LITE, Palette
+from krakenlm.report.numbers import distinct
 from krakenlm.report.tables import read
 
 
@@ -32,8 +44,11 @@ def build(
     metrics: list[Path],
     corpus_json: Path,
     manifest_json: Path,
+    samples_json: Path,
     run_json: Path,
     out_html: Path,
+    out_figures: Path | None = None,
+    out_tables: Path | None = None,
 ) -> None:
     """Write the report. Equal inputs give equal bytes: the only date in it is that of `run_json`.
 
@@ -41,11 +56,13 @@ def build(
         perplexity_csv, superglue_csv, comparisons_csv, ttft_csv, engines_csv, simulated_csv: result tables; one that is
             missing or has no rows becomes a sentence that says so.
         layers_csv: what runs when in one layer of some simulated models.
-        breakdown_csv: likewise; None where the engine has none.
-        metrics: metrics.json of each trained model.
-        corpus_json: what the corpus is; manifest_json: what its tokens are; both may be missing.
+        breakdown_csv: a result table as those; None where the engine has none.
+        metrics: metrics.json of each trained model; a model without one is named as missing.
+        corpus_json: what the corpus is; manifest_json: what its tokens are; samples_json: what models wrote; all may
+            be missing.
         run_json: the record of the run (report.environment).
         out_html: the page.
+        out_figures, out_tables: folders for its charts as SVG and PDF and its tables as LaTeX, replaced as a whole.
 
     Raises:
         InputError: a file is damaged or lacks a column.
@@ -59,11 +76,14 @@ def build(
         "breakdown": read(breakdown_csv, breakdown.NEEDED) if breakdown_csv else [],
     }
     simulated, layers = read(simulated_csv, simulation.NEEDED), read(layers_csv, simulation.LAYERS_NEEDED)
+    metrics = [path for path in metrics if Path(path).exists()]
     models = [row for row in rows["perplexity"] if not perplexity.is_ngram(row)] + rows["engines"]
     palette = Palette(row["architecture"] for row in models + rows["ttft"] + simulated)
     architectures = {row["model"]: row["architecture"] for row in models}
     run = read_json(run_json)
-    corpus, manifest = (read_json(path) if Path(path).exists() else {} for path in (corpus_json, manifest_json))
+    corpus, manifest, written = (
+        read_json(path) if Path(path).exists() else {} for path in (corpus_json, manifest_json, samples_json)
+    )
     sections = [
         ttft.section(rows["ttft"], palette),
         ttft.price(rows["ttft"]),
@@ -72,62 +92,37 @@ def build(
         perplexity.section(rows["perplexity"], metrics, palette, rows["comparisons"]),
         superglue.section(rows["superglue"], architectures, palette, rows["comparisons"]),
         engines.section(rows["engines"], palette),
+        samples.section(written, architectures),
         text.section(manifest),
     ]
     labels = list(
-        dict.fromkeys([*labels_of(corpus, manifest), *(d for part in rows.values() for d in distinct(part, "data"))])
-    )
-    page = render(sections, palette, run, about(run, corpus, manifest, labels), labels)
-    write_text(out_html, page)
-
-
-def labels_of(*descriptions: Mapping) -> list[str]:
-    return [description["data"] for description in descriptions if description.get("data")]
-
-
-def about(run: Mapping, corpus: Mapping, manifest: Mapping, labels: Sequence[str]) -> list[tuple[str, str]]:
-    """What this page is made from: (name, text)."""
-    documents = corpus.get("documents") or {}
-    splits = manifest.get("splits") or {}
-    names = {"train": "training", "val": "validation"}
-    sizes = [
-        f"{names[split]} "
-        + ", ".join(
-            f"{count(value)} {unit}"
-            for value, unit in (
-                (documents.get(split), "documents"),
-                ((splits.get(split) or {}).get("tokens"), "tokens"),
-            )
-            if value is not None
+        dict.fromkeys(
+            [*describe.labels_of(corpus, manifest), *(d for part in rows.values() for d in distinct(part, "data"))]
         )
-        for split in names
-        if split in documents or split in splits
-    ]
-    facts = [
-        ("Scale", run.get("scale")),
-        ("Date", run.get("date")),
-        ("Machine", run.get("hardware")),
-        ("Data", "; ".join(labels)),
-        ("Text", "; ".join(sizes)),
-        ("Vocabulary", count(manifest["vocabulary"]) + " tokens" if manifest.get("vocabulary") else None),
-        ("Training", duration(run["seconds"]) + " in all" if run.get("seconds") else None),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in sorted((run.get("versions") or {}).items()))),
-    ]
-    return [(name, str(text)) for name, text in facts if text]
+    )
+    expected = {name: part for name, part in rows.items() if name != "breakdown"} | {"ttft_simulated": simulated}
+    if breakdown_csv:
+        expected["ttft_breakdown"] = rows["breakdown"]
+    parts = {
+        "sections": sections,
+        "place": palette.place,
+        "architectures": [name for name in palette.architectures if name in palette.found],
+        "run": run,
+        "claims": claims.claims(rows["comparisons"], rows["ttft"], architectures),
+        "facts": describe.about(run, corpus, manifest, labels, rows),
+        "absent": describe.absent(run, expected, metrics),
+        "run_tables": [found for found in (describe.trainings(metrics), describe.commands(run, metrics)) if found],
+        "synthetic": [label for label in labels if "synthetic" in label.lower()],
+    }
+    write_text(out_html, render(parts))
+    if out_figures:
+        paper.write_figures(sections, palette, (Path(__file__).parent / "page.css").read_text(), out_figures)
+    if out_tables:
+        paper.write_tables(sections, out_tables)
 
 
-def duration(seconds: float) -> str:
-    """`3 min 20 s`, `2 h 5 min`, `12 s`."""
-    seconds = round(seconds)
-    hours, minutes = seconds // 3600, seconds // 60 % 60
-    if hours:
-        return f"{count(hours)} h {minutes} min"
-    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
-
-
-def render(
-    sections: Sequence[Section], palette: Palette, run: Mapping, facts: Sequence[tuple], labels: Sequence[str]
-) -> str:
+def render(parts: Mapping) -> str:
+    """page.html with its style and scripts in it."""
     environment = Environment(
         loader=PackageLoader("krakenlm.report", "."),
         autoescape=True,
@@ -138,23 +133,20 @@ def render(
     )
     source = environment.loader.get_source
     scripts = [vega(), *(source(environment, name)[0] for name in ("page.js", "simulation.js"))]
+    config = parts["run"].get("config")
     return environment.get_template("page.html").render(
-        sections=sections,
-        place=palette.place,
-        facts=facts,
-        run=run,
-        configuration=json.dumps(run.get("config"), indent=2, ensure_ascii=False) if run.get("config") else "",
-        synthetic=[label for label in labels if "synthetic" in label.lower()],
+        **parts,
+        configuration=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         style=Markup("".join(source(environment, name)[0] for name in ("page.css", "simulation.css"))),
         scripts=[Markup(script) for script in scripts],
         policy=policy(scripts),
     )
 
 
+@functools.cache
 def vega() -> str:
     """Vega, Vega-Lite and vega-embed as one script, kept out of the global names of others."""
-    version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    return "(() => {" + vl_convert.javascript_bundle(vl_version=version) + "})();"
+    return "(() => {" + vl_convert.javascript_bundle(vl_version=VEGA_LITE) + "})();"
 
 
 def policy(scripts: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ def record(path: Path, config: Mapping, metrics: list[Path]) -> dict:
         config: the whole configuration, with the models and sizes that were left out as null.
         metrics: metrics.json of every trained model; their training seconds add up to the price.
     """
-    seconds = sum(read_json(file)["timings"]["seconds"] for file in metrics)
+    seconds = sum(read_json(file)["timings"]["seconds"] for file in metrics if file.exists())
     configuration = path.with_name(f"config-{path.stem.removeprefix('report-')}.json")
     write_json(configuration, config)
     value = {

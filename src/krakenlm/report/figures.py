@@ -10,6 +10,9 @@ ARCHITECTURES = ("standard", "standard-chunked", "parallel", "ladder", "kraken")
 SHAPES = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross", "triangle-right", "triangle-left")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [4, 4, 1, 4])
 REFERENCE = "reference"  # what is no architecture (n-grams): grey
+PLACES = (*(str(index) for index in range(len(SHAPES))), REFERENCE)
+# Of the specifications, as altair writes them.
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 POINTS_PER_CURVE = 300
 Values = Sequence[Mapping]
 
@@ -18,8 +21,8 @@ class Palette:
     """The architectures of this page in the order of their colours."""
 
     def __init__(self, found: Iterable[str]) -> None:
-        known = (*ARCHITECTURES, REFERENCE)
-        self.architectures = [*ARCHITECTURES, *sorted({name for name in found if name and name not in known})]
+        self.found = {name for name in found if name and name != REFERENCE}
+        self.architectures = [*ARCHITECTURES, *sorted(self.found.difference(ARCHITECTURES))]
 
     def place(self, architecture: str) -> str:
         """`0`, `1`, ...: which colour and shape; `reference` for what is no architecture."""
@@ -28,13 +31,10 @@ class Palette:
         return str(self.architectures.index(architecture) % len(SHAPES))
 
     def colour(self) -> alt.Color:
-        return alt.Color("place:N", scale=alt.Scale(domain=self.domain()), legend=None)
+        return alt.Color("place:N", scale=alt.Scale(domain=list(PLACES)), legend=None)
 
     def shape(self) -> alt.Shape:
-        return alt.Shape("place:N", scale=alt.Scale(domain=self.domain(), range=[*SHAPES, "circle"]), legend=None)
-
-    def domain(self) -> list[str]:
-        return [*(str(index) for index in range(len(SHAPES))), REFERENCE]
+        return alt.Shape("place:N", scale=alt.Scale(domain=list(PLACES), range=[*SHAPES, "circle"]), legend=None)
 
 
 def specification(chart: alt.LayerChart, height: int) -> dict:
@@ -143,6 +143,30 @@ def stacked_bars(values: Values, title: str) -> dict:
         tooltip="text:N",
     )
     return specification(alt.layer(chart.mark_bar(fillOpacity=0.85)), max(26 * len(labels), 44))
+
+
+def dots_by_size(values: Values, palette: Palette, title: str) -> dict:
+    """A dot with its interval for each model against its parameters, its name beside it.
+
+    Args:
+        values: {label, place, parameters, value, low, high, text}; low and high None where unknown; the label empty
+            where the same model has one already.
+        title: of the vertical axis, which does not start at 0.
+    """
+    scale = alt.Scale(zero=False, nice=True, padding=30)
+    x = alt.X("parameters:Q", title="parameters", scale=scale, axis=alt.Axis(tickCount=5, format="~s", grid=False))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=12))
+    chart = alt.Chart(data(values)).encode(x=x, color=palette.colour())
+    bounded = [value for value in values if value["low"] is not None]
+    layers = [
+        chart.mark_point(filled=True, size=65, opacity=1).encode(y=y, shape=palette.shape(), tooltip="text:N"),
+        alt.Chart(data([value for value in values if value["label"]]))
+        .mark_text(align="left", dx=8, baseline="middle")
+        .encode(x=x, y=y, text="label:N"),
+    ]
+    if bounded:
+        layers.insert(0, chart.properties(data=data(bounded)).mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q"))
+    return specification(alt.layer(*layers), 260)
 
 
 def context_axis(**scale: float) -> alt.X:

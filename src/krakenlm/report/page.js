@@ -1,17 +1,16 @@
-// Charts in the colours of the page, drawn again when the colour scheme changes; tables that sort.
+// Charts in the colours of the page; tables that sort; what a reader switches off leaves both.
 (() => {
   "use strict";
   const PLACES = ["0", "1", "2", "3", "4", "5", "6", "7", "reference"];
 
+  // Colours are the page's own variables, so charts follow its colour scheme, and paper, by themselves.
   function theme() {
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-    const [ink, soft, line] = ["ink", "soft", "line"].map(colour);
     const font = getComputedStyle(document.body).fontFamily;
+    const [ink, soft, line] = ["var(--ink)", "var(--soft)", "var(--line)"];
     const label = { labelColor: soft, titleColor: soft, labelFont: font, titleFont: font, titleFontWeight: "normal" };
     return {
       background: null,
-      range: { category: PLACES.map((place) => colour(`place-${place}`)) },
+      range: { category: PLACES.map((place) => `var(--place-${place})`) },
       view: { stroke: null },
       axis: { ...label, gridColor: line, domainColor: soft, tickColor: soft, labelFontSize: 12, titleFontSize: 12, titlePadding: 8 },
       axisY: { domain: false, ticks: false, labelPadding: 6 },
@@ -22,22 +21,36 @@
   }
 
   const charts = [...document.querySelectorAll(".chart")].map((place) => ({
-    place, spec: JSON.parse(place.parentElement.querySelector(".spec").textContent), view: null,
+    place, spec: JSON.parse(place.closest("figure").querySelector(".spec").textContent), view: null,
   }));
+  const hidden = new Set(); // places of the architectures that the reader has switched off
+
+  // Parts of a bar, which have an order, borrow the architectures' colours.
+  const isHidden = (value) => value.order === undefined && hidden.has(value.place);
+
+  // The specification without what is switched off. A chart with nothing left keeps all of it, and is dimmed.
+  function shown(spec) {
+    const datasets = Object.fromEntries(Object.entries(spec.datasets).map(([name, values]) =>
+      [name, values.filter((value) => !isHidden(value))]));
+    const empty = Object.values(spec.datasets).every((values) => values.every((value) => !value.place || isHidden(value)));
+    return empty ? null : { ...spec, datasets };
+  }
 
   async function draw() {
     const config = theme();
     for (const chart of charts) {
+      const spec = shown(chart.spec);
+      chart.place.classList.toggle("dimmed", !spec);
       chart.view?.finalize();
-      const result = await window.vegaEmbed(chart.place, chart.spec, {
+      const result = await window.vegaEmbed(chart.place, spec ?? chart.spec, {
         mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, config,
         tooltip: { disableDefaultStyle: true },
       });
       chart.view = result.view;
     }
+    document.documentElement.dataset.drawn = charts.length;
   }
   draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
   const SHAPES = {
     0: "M4.5,0A4.5,4.5,0,1,1,-4.5,0A4.5,4.5,0,1,1,4.5,0Z", 1: "M0,-5.5L4.5,0L0,5.5L-4.5,0Z",
@@ -67,6 +80,30 @@
       for (const other of head.parentElement.cells) other.setAttribute("aria-sort", "none");
       head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
       sort(head.closest("table"), head.cellIndex, ascending ? 1 : -1);
+    });
+  }
+
+  // A row is shown that has the text looked for, of an architecture that is not switched off.
+  function filter(table) {
+    const wanted = (document.querySelector(`input[aria-controls="${table.id}"]`)?.value ?? "").trim().toLowerCase();
+    let count = 0;
+    for (const row of table.tBodies[0].rows) {
+      const place = row.querySelector(".dot")?.dataset.place;
+      row.hidden = hidden.has(place) || !row.textContent.toLowerCase().includes(wanted);
+      count += !row.hidden;
+    }
+    const status = document.getElementById(`${table.id}-count`);
+    if (status) status.textContent = count < table.tBodies[0].rows.length ? `${count} of ${table.tBodies[0].rows.length} rows` : "";
+  }
+
+  for (const input of document.querySelectorAll("input[type=search]"))
+    input.addEventListener("input", () => filter(document.getElementById(input.getAttribute("aria-controls"))));
+
+  for (const box of document.querySelectorAll(".architectures input")) {
+    box.addEventListener("change", () => {
+      if (box.checked) hidden.delete(box.value); else hidden.add(box.value);
+      document.querySelectorAll("table").forEach(filter);
+      draw();
     });
   }
 })();

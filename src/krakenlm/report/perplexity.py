@@ -6,7 +6,7 @@ from pathlib import Path
 from krakenlm.files import read_json
 from krakenlm.report import comparisons
 from krakenlm.report.elements import Column, Figure, Group, Sample, Section, Table, table, verbatim
-from krakenlm.report.figures import DASHES, Palette, curves, dots, thinned
+from krakenlm.report.figures import DASHES, Palette, curves, dots, dots_by_size, thinned
 from krakenlm.report.numbers import Row, count, digits, distinct, number, plural, spread
 
 NEEDED = (
@@ -41,7 +41,7 @@ class Trained:
 def section(rows: Sequence[Row], metrics: Sequence[Path], palette: Palette, compared: Sequence[Row] = ()) -> Section:
     """Training curves, validation, and the validation set by every protocol. `compared`: rows of comparisons.csv."""
     trained = [Trained(path, rows) for path in metrics]
-    groups = [*training_groups(trained, rows, palette), *final_groups(rows, palette)]
+    groups = [*training_groups(trained, rows, palette), *final_groups(rows, palette), *size_groups(rows, palette)]
     lead = [] if trained else ["No training curves were given."]
     if not rows:
         lead.append("No perplexity was measured in this run.")
@@ -71,10 +71,8 @@ def is_ngram(row: Row) -> bool:
 def what(rows: Sequence[Row]) -> str:
     networks = [row for row in rows if not is_ngram(row)]
     data, protocol = (" and ".join(distinct(networks, key)) or "unnamed" for key in ("data", "protocol"))
-    seeds = len(distinct(networks, "seed"))
-    text = (
-        f"Measured on {data}; protocol: {protocol}. {plural(len(networks), 'trained model')}, {plural(seeds, 'seed')}"
-    )
+    seeds, models = len(distinct(networks, "seed")), len({(row["model"], row["seed"]) for row in networks})
+    text = f"Measured on {data}; protocol: {protocol}. {plural(models, 'trained model')}, {plural(seeds, 'seed')}"
     if seeds < 2:
         return f"{text}: with one run of each there is no spread to show, and small differences mean nothing."
     return f"{text}."
@@ -181,7 +179,33 @@ def final_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
         caption = f"Measured: {protocol or 'protocol unnamed'}, {' and '.join(distinct(part, 'data'))}; one dot a run."
         caption += " Bars: the bootstrap's 95% interval over documents." if any(map(comparisons.interval, part)) else ""
         caption += " Dashed: the floor." if len(floors) == 1 else ""
-        groups.append(Group("Validation set, after training", [figure], caption, wide=True))
+        groups.append(Group(titled("Validation set, after training", protocol, scored), [figure], caption, wide=True))
+    return groups
+
+
+def titled(title: str, protocol: str, rows: Sequence[Row]) -> str:
+    """With the protocol, where there are several."""
+    return f"{title}: {protocol}" if len(distinct(rows, "protocol")) > 1 else title
+
+
+def size_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
+    """Perplexity against parameters, a chart for each protocol: which architecture makes more of as many."""
+    groups = []
+    scored = [row for row in rows if not is_ngram(row) and number(row["perplexity"]) and number(row["parameters"])]
+    for protocol in dict.fromkeys(row["protocol"] for row in scored):
+        part, named = [row for row in scored if row["protocol"] == protocol], set()
+        values = []
+        for row in part:
+            label = "" if row["model"] in named else row["model"]
+            named.add(row["model"])
+            values.append(dot(row, palette) | {"label": label, "parameters": float(row["parameters"])})
+        figure = Figure(
+            "Perplexity against parameters",
+            "Perplexity of each model against its number of parameters; the table below has the figures.",
+            dots_by_size(values, palette, "perplexity"),
+        )
+        caption = f"Measured: {protocol or 'protocol unnamed'}, {' and '.join(distinct(part, 'data'))}; one dot a run."
+        groups.append(Group(titled("Size", protocol, scored), [figure], caption, wide=True))
     return groups
 
 

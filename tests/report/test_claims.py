@@ -1,0 +1,91 @@
+import math
+
+import pytest
+from conftest import MODELS, comparison, ttft_rows
+
+from krakenlm.report.claims import AGREES, DIFFERS, NOT_MEASURED, TOO_SMALL, claims
+
+ARCHITECTURES = {name: architecture for name, (architecture, _) in MODELS.items()}
+LOSS = "loss, whole validation set"
+
+
+def texts(rows):
+    return [{key: str(value) for key, value in row.items()} for row in rows]
+
+
+def three(comparisons=(), ttft=()):
+    return claims(texts(comparisons), texts(ttft), ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (-0.01, 0.019, AGREES),
+        (0.001, 0.019, AGREES),
+        (0.01, 0.03, DIFFERS),
+        (-0.04, -0.01, DIFFERS),
+        (-0.1, 0.1, TOO_SMALL),
+    ],
+)
+def test_perplexity_agrees_within_the_margin_and_differs_beyond_no_difference(low, high, word):
+    perplexity, *_ = three([comparison(LOSS, (low + high) / 2, low, high)])
+    assert perplexity.word == word
+
+
+def test_perplexity_is_a_ratio_with_its_interval():
+    perplexity, *_ = three([comparison(LOSS, math.log(1.25), math.log(1.1), math.log(1.4))])
+    assert perplexity.ours == "kraken-2way 1.250\u00d7 [1.100\u00d7 to 1.400\u00d7] that of standard"
+
+
+def test_a_comparison_of_standard_with_kraken_is_turned_round():
+    there = three([comparison(LOSS, 0.2, 0.1, 0.3)])[0]
+    back = three([comparison(LOSS, -0.2, -0.3, -0.1, model="standard", against="kraken-2way")])[0]
+    assert there == back
+
+
+def test_one_training_of_each_is_too_small_to_tell_however_narrow_its_interval():
+    perplexity, *_ = three([comparison(LOSS, 0.2, 0.19, 0.21, seeds=1)])
+    assert perplexity.word == TOO_SMALL
+    assert "one training of each" in perplexity.why
+
+
+def test_superglue_is_the_mean_over_tasks_with_multirc_once_and_corrected():
+    rows = [
+        comparison("boolq, acc", 0.06, 0.02, 0.10),
+        comparison("multirc, acc", 0.9, 0.8, 1.0),
+        comparison("multirc, acc (corrected)", 0.02, -0.01, 0.05),
+    ]
+    superglue = three(rows)[1]
+    # Half widths of 4 and 3 points: hypot(4, 3) / 2 = 2.5.
+    assert superglue.ours == "kraken-2way +4.0 [+1.5 to +6.5] points against standard, mean of 2 tasks"
+    assert superglue.word == DIFFERS
+
+
+def test_equal_answers_throughout_are_still_uncertain():
+    superglue = three([comparison("boolq, acc", 0.0, "", "")])[1]
+    assert superglue.ours.startswith("kraken-2way +0.0 [-0.5 to +0.5]")  # 1.96 / 400
+    assert superglue.word == AGREES
+
+
+@pytest.mark.parametrize(
+    ("ends", "word"), [((1.1, 1.4), AGREES), ((0.5, 0.9), DIFFERS), ((0.9, 1.6), TOO_SMALL), (("", ""), TOO_SMALL)]
+)
+def test_a_speed_up_agrees_where_its_interval_lies_above_one(ends, word):
+    rows = [row | {"speedup_ci_low": ends[0], "speedup_ci_high": ends[1]} for row in ttft_rows()]
+    for row in rows:
+        if row["architecture"] == "kraken" and ends[0]:
+            row["speedup_vs_standard"] = math.sqrt(ends[0] * ends[1])
+    ttft = three(ttft=rows)[2]
+    assert ttft.word == word
+    assert "1.36\u00d7" in ttft.theirs
+
+
+def test_a_figure_of_one_rank_or_of_the_simulator_is_no_measured_speed_up():
+    one_rank = [row for row in ttft_rows() if row["tp"] == 1]
+    simulated = [row | {"source": "simulated"} for row in ttft_rows()]
+    for rows in (one_rank, simulated, []):
+        assert three(ttft=rows)[2].word == NOT_MEASURED
+
+
+def test_without_comparisons_nothing_is_claimed_of_quality():
+    assert [claim.word for claim in three()] == [NOT_MEASURED] * 3

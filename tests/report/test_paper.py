@@ -1,0 +1,57 @@
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from krakenlm.report.elements import Cell, Column, Figure, Group, Section, Table
+from krakenlm.report.figures import Palette, bars_by_context
+from krakenlm.report.paper import figures, latex, legend
+
+
+@pytest.fixture
+def folders(inputs):
+    inputs.page(out_figures=inputs.folder / "figures", out_tables=inputs.folder / "tables")
+    return inputs.folder / "figures", inputs.folder / "tables"
+
+
+def test_every_chart_is_an_svg_with_its_legend_and_a_pdf(folders, inputs):
+    svgs = sorted(folders[0].glob("*.svg"))
+    assert len(svgs) == (inputs.folder / "report.html").read_text().count('class="spec"')
+    for path in svgs:
+        ElementTree.parse(path)
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF-")
+    bars = (folders[0] / "ttft-width-64-2-ranks-gloo-time-to-first-token.svg").read_text()
+    assert {"standard", "kraken", "Time to first token"} <= set(re.findall(r">([^<>]+)</text>", bars))
+    assert "#0069a8" in bars  # the light colour of standard
+    assert "var(" not in bars
+
+
+def test_every_table_is_a_tabular_with_a_cell_for_each_column(folders):
+    names = {"ttft-summary", "ttft-table", "price-table", "perplexity-table", "superglue-table", "engines-table"}
+    assert names <= {path.stem for path in folders[1].glob("*.tex")}
+    for path in folders[1].glob("*.tex"):
+        lines = path.read_text().splitlines()
+        columns = len(re.search(r"\\begin\{tabular\}\{([lr]+)\}", path.read_text())[1])
+        body = [line for line in lines if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {columns - 1}
+
+
+def test_what_latex_would_read_as_a_command_is_text():
+    table = Table("t", "c", [Column("a", "a_b & 5%")], [[Cell(r"\input{x} $1$ #2 1.5" + "\u00d7")]])
+    text = latex(table)
+    assert r"a\_b \& 5\% \\" in text
+    assert r"\textbackslash{}input\{x\} \$1\$ \#2 1.5$\times$ \\" in text
+
+
+def test_two_charts_of_one_name_are_two_files():
+    group = Group("a b", [Figure("C", "", {}), Figure("c", "", {})], "")
+    assert [name for name, _ in figures([Section("s", "S", [], groups=[group])])] == ["s-a-b-c", "s-a-b-c-2"]
+
+
+def test_parts_of_a_bar_are_no_architectures_in_a_legend():
+    value = {"series": "a", "context": 16, "value": 1.0, "low": None, "high": None, "text": ""}
+    values = [value | {"place": place} for place in ("0", "4")]
+    spec = bars_by_context(values, Palette([]), "ms")
+    assert legend(spec, Palette([])) != spec
+    parts = bars_by_context([part | {"order": 1} for part in values], Palette([]), "ms")
+    assert legend(parts, Palette([])) == parts
