@@ -80,5 +80,5 @@ def test_where_no_namespaces_are_to_be_had_one_line_says_so(monkeypatch, capsys)
 def test_rows_of_a_link_that_does_not_give_what_its_name_says_are_refused(monkeypatch, capsys):
     monkeypatch.setattr("krakenlm.latency.ttft.stream_ranks", lambda *arguments: iter([{"link_gbit": 0.6}]))
     monkeypatch.setattr("krakenlm.latency.ttft.network", lambda link, world: contextlib.nullcontext())
-    assert ttft.time_over("1gbit", {}, tp=2, threads=1) is None
+    assert ttft.time_over("1gbit", {"contexts": [64]}, tp=2, threads=1) is None
     assert "no rows for link 1gbit: it gave 0.60 Gbit/s, more than 15% off" in capsys.readouterr().err
