@@ -1,6 +1,7 @@
 """What is said of timings, and a small measurement over two real ranks."""
 
 import csv
+import weakref
 
 import numpy as np
 import pytest
@@ -126,3 +127,22 @@ def test_two_ranks_are_timed_at_every_context(tmp_path):
     for row in parts:
         together = sum(float(row[f"{part}_ms"]) for part in PARTS if part != "all_reduce_hidden")
         assert together == pytest.approx(float(row["prefill_ms"]))
+
+
+@torch.inference_mode()
+def test_caches_of_one_context_are_gone_when_the_next_is_timed(monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    class Request(ttft.Request):
+        def __init__(self, *words: object) -> None:
+            super().__init__(*words)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(ttft, "Request", Request)
+    sizes = {"n_layer": 2, "vocab_size": 64, "block_size": 16} | sizes_of("standard", 32, 4, 1)
+    runs = {"runs": 1, "most_runs": 1, "precision": 1.0, "warmup": 0, "profiled_runs": 1}
+    settings = {"layers": 2, "contexts": [4, 8, 16], "batch": 1, "dtype": "float32", "seed": 0} | runs
+    timed = [{"name": "standard", "chunks": 1, "sizes": sizes}]
+    assert len(list(ttft.time_on_rank(ALONE, "cpu", "loopback", timed, **settings))) == 4
+    assert most == [1, 1, 1]

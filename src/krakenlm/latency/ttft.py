@@ -315,6 +315,8 @@ def time_on_rank(
             "parts": [dict(zip((WHOLE, *PARTS), each, strict=True)) for each in scaled],
             "machine": state,
         }
+        # Caches and graphs of one context at a time: that is what `layers_timed` counts.
+        del requests, ready, steps
 
 
 def random_modules(
