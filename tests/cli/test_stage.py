@@ -1,10 +1,14 @@
 """What stages share."""
 
+import contextlib
 import os
+from pathlib import Path
 
+from krakenlm.cli import stage
 from krakenlm.cli.stage import writing_stage
 from krakenlm.files import hold
 from krakenlm.inference import launch
+from krakenlm.tracking import run as tracking
 
 
 def test_a_further_process_of_a_training_takes_no_lock_and_has_a_run_that_does_nothing(tmp_path, monkeypatch):
@@ -19,3 +23,21 @@ def test_a_further_process_of_a_training_takes_no_lock_and_has_a_run_that_does_n
         assert run.lightning_logger() is None
     assert ends_with == [os.getppid()]
     assert not (tmp_path / "results").exists()
+
+
+def test_what_a_stage_writes_beside_its_output_is_none_of_its_inputs(tmp_path, monkeypatch):
+    read, wrote = [], []
+
+    class Run:
+        def read(self, path: Path) -> None:
+            read.append(path)
+
+        def wrote(self, path: Path, kind: str) -> None:
+            wrote.append(path)
+
+    out, beside, given = (tmp_path / name for name in ("ttft.csv", "parts.csv", "tokens"))
+    monkeypatch.setattr(tracking, "start_run", lambda *words, **options: contextlib.nullcontext(Run()))
+    monkeypatch.setattr(stage, "command_line", lambda: ({}, [out, beside, given]))
+    with writing_stage("ttft", out, writes=[beside, None]):
+        pass
+    assert (read, wrote) == ([given], [out])

@@ -18,8 +18,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for stage in (plan, text, training, evaluation, inference, latency, report, status, tracking):
-    app.add_typer(stage.commands)
+for part in (plan, text, training, evaluation, inference, latency, report, status, tracking):
+    app.add_typer(part.commands)
 for group, tools in {
     "import": models.imports,
     "text": text.tools,

@@ -79,7 +79,7 @@ def ttft(
 ) -> None:
     """Time the first token of every architecture of one size, interleaved, alone on the machine."""
     options = parse_json("settings", settings) | parse_json("shape", shape)
-    with writing_stage("ttft", out, f"{size} tp {tp}", timing=True, gpus=count_gpus()) as run:
+    with writing_stage("ttft", out, f"{size} tp {tp}", timing=True, gpus=count_gpus(), writes=[breakdown]) as run:
         from krakenlm.latency.ttft import measure_ttft
 
         rows = with_settings(measure_ttft, options, out, scale, out.parent, size=size, tp=tp, breakdown_csv=breakdown)
@@ -99,7 +99,7 @@ def simulate(
 ) -> None:
     """Predict the time to first token on hardware that is described in config/hardware."""
     options = parse_json("settings", settings)
-    with writing_stage("simulate", out) as run:
+    with writing_stage("simulate", out, writes=[layers]) as run:
         from krakenlm.latency.sweep import simulate_grid
 
         rows = with_settings(simulate_grid, options, out, scale, out.parent, layers_csv=layers)

@@ -43,7 +43,7 @@ def report(
     tables: Annotated[Path | None, typer.Option(help="A folder for the tables as LaTeX.")] = None,
 ) -> None:
     """Write one self-contained page from result files."""
-    with writing_stage("report", out, kind="report") as wandb_run:
+    with writing_stage("report", out, writes=[figures, tables], kind="report") as wandb_run:
         from krakenlm.report.build import build
         from krakenlm.report.environment import record
 

@@ -30,12 +30,13 @@ def writing_stage(
     timing: bool = False,
     gpus: int = 0,
     reads: Sequence[Path] = (),
+    writes: Sequence[Path | None] = (),
     kind: str = "result",
 ) -> Iterator:
     """Hold the output's lock and the machine's timing lock, and open the stage's W&B run.
 
     The run's config is the command line; `out` is its artifact, of this kind; the artifacts that it read are those of
-    `reads` and of every path on the command line.
+    `reads` and of every path on the command line but `out` and `writes`, which it writes beside it.
     Modules of the stage are imported inside, so that even their import disturbs no timing job. A timing stage gets its
     run afterwards: W&B's own process would run beside what is measured. Only the first process of a training that
     runs in several takes locks; the others end with it.
@@ -45,7 +46,7 @@ def writing_stage(
 
     if not is_first_process():
         die_with(os.getppid())
-        with tracked(stage, name, out, reads) as run:
+        with tracked(stage, name, reads, (out, *writes)) as run:
             yield run
         return
     shown = Shown()
@@ -53,11 +54,11 @@ def writing_stage(
         if timing:
             yield shown
         else:
-            with tracked(stage, name, out, reads) as run:
+            with tracked(stage, name, reads, (out, *writes)) as run:
                 yield run
                 run.wrote(out, kind)
     if timing:
-        with tracked(stage, name, out, reads) as run:
+        with tracked(stage, name, reads, (out, *writes)) as run:
             shown.on(run)
             run.wrote(out, kind)
 
@@ -94,7 +95,7 @@ def named_values(prefix: str, rows: Sequence[Mapping], column: str, *labels: str
 
 
 @contextlib.contextmanager
-def tracked(stage: str, name: str, out: Path, reads: Sequence[Path]) -> Iterator:
+def tracked(stage: str, name: str, reads: Sequence[Path], writes: Sequence[Path | None]) -> Iterator:
     from krakenlm.tracking.run import start_run
 
     parameters, paths = command_line()
@@ -106,7 +107,7 @@ def tracked(stage: str, name: str, out: Path, reads: Sequence[Path]) -> Iterator
         directory=os.environ.get("WANDB_DIR", "results"),
     ) as run:
         for path in [*reads, *paths]:
-            if path != out:
+            if path not in writes:
                 run.read(path)
         yield run
 
