@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from krakenlm import config, plan, price
+from krakenlm import config, machine, plan, price
 from krakenlm.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -155,3 +155,24 @@ def test_the_plan_in_the_docs_is_what_the_command_prints(monkeypatch):
     run = CliRunner().invoke(app, command.split())
     assert run.exit_code == 0, run.output
     assert [line.strip() for line in printed.splitlines()] == [line.strip() for line in run.output.splitlines()]
+
+
+def test_engines_of_tensorrt_llm_are_in_the_price_of_a_whole_run(paper):
+    devices = price.stated_devices(paper)
+    without = price.estimate(paper, price.all_jobs(paper), devices)
+    paper["engine"] = "tensorrt_llm"
+    with_engines = {cost.what: cost for cost in price.estimate(paper, price.all_jobs(paper), devices)}
+    assert "engines of TensorRT-LLM" not in {cost.what for cost in without}
+    latency = paper["latency"]
+    assert with_engines["engines of TensorRT-LLM"].disk_bytes == sum(
+        price.engine_bytes(paper, size, name, tp)
+        for size in latency["sizes"].values()
+        for tp in latency["tp"]
+        for name in latency["architectures"]
+        if name != "standard-chunked"
+    )
+
+
+def test_a_training_on_cpus_is_held_against_the_machines_memory_where_there_are_gpus_too(monkeypatch):
+    monkeypatch.setattr(machine, "query_gpus", lambda field: ["1 MiB"])
+    assert price.stated_devices(scale("tiny")).memory == machine.host_memory()

@@ -142,11 +142,15 @@ def memory_of_a_rank(ranks: int) -> float:
     gpus = query_gpus("memory.total")
     if len(gpus) >= ranks:
         return min(float(each.split()[0]) for each in gpus) * 2**20
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / ranks
+    return host_memory() / ranks
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory, GPUs apart."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def hardware() -> str:
     """Processor, cores, memory and GPUs."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     names = gpu_names()
-    return f"{processor()}, {memory:.0f} GB" + (f", {len(names)} x {names[0]}" if names else "")
+    return f"{processor()}, {host_memory() / 1e9:.0f} GB" + (f", {len(names)} x {names[0]}" if names else "")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from krakenlm import config as settings
 from krakenlm.latency import hardware
-from krakenlm.machine import gpu_names, memory_of_a_rank, processor
+from krakenlm.machine import gpu_names, host_memory, memory_of_a_rank, processor
 from krakenlm.models.sizing import parameter_count, sizes_of, training_flops_per_token
 from krakenlm.training.recipe import Recipe
 
@@ -78,7 +78,7 @@ def stated_devices(config: Mapping) -> Devices:
     if not uses_gpus(config):
         rates = {model: CORE_FLOPS * settings.recipe(config, model)["threads"] for model in trained}
         source = f"cores at {CORE_FLOPS / 1e9:.0f} GFLOP/s, assumed"
-        return Devices(processor(), len(os.sched_getaffinity(0)), memory_of_a_rank(1), rates, source)
+        return Devices(processor(), len(os.sched_getaffinity(0)), host_memory(), rates, source)
     wanted, utilisation = config["budget"]["hardware"], config["budget"]["utilisation"]
     here = gpu_names() if wanted == "auto" else []
     found = hardware.load(described_as(here) if wanted == "auto" else wanted)
@@ -111,7 +111,7 @@ def measured_devices(config: Mapping, gpus: int) -> Devices:
     source = f"measured on this machine, GFLOP/s of one device: {source}"
     most = max(settings.recipe(config, model)["gpus"] for model in rates)
     if not most:
-        return Devices(processor(), len(os.sched_getaffinity(0)), memory_of_a_rank(1), rates, source)
+        return Devices(processor(), len(os.sched_getaffinity(0)), host_memory(), rates, source)
     count = max(gpus, most)
     return Devices(f"{count} x {gpu_names()[0]}", count, memory_of_a_rank(1), rates, source)
 
@@ -136,9 +136,12 @@ def all_jobs(config: Mapping) -> list[tuple[str, dict]]:
         for model, seed in settings.model_seeds(config)
         if rule != "train" or model in settings.trained(config)
     ]
-    timed = [
-        ("ttft", {"size": size, "tp": str(tp)}) for size in config["latency"]["sizes"] for tp in config["latency"]["tp"]
-    ]
+    latency = config["latency"]
+    cells = [{"size": size, "tp": str(tp)} for size in latency["sizes"] for tp in latency["tp"]]
+    timed = [("ttft", cell) for cell in cells]
+    if config["engine"] == "tensorrt_llm":
+        names = [name for name in latency["architectures"] if name in settings.ARCHITECTURES]
+        timed += [("tensorrt_build_shape", cell | {"architecture": name}) for cell in cells for name in names]
     return [("corpus", {}), ("tokens", {}), *trained, ("engines", {}), *timed]
 
 
