@@ -297,7 +297,7 @@ def every_cell(rows: Sequence[Row]) -> Table:
             "link_gbit_measured",
             "link, Gbit/s",
             digits,
-            "what an AllReduce of the row's size got from the link, measured after the row",
+            "what AllReduces of 0.5 to 2 MiB got from the link, measured before the rows",
         ),
         Column("engine", "engine"),
         Column("device", "device"),
