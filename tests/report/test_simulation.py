@@ -70,3 +70,9 @@ def test_the_page_carries_the_grid_and_the_script_that_shows_it(inputs):
     assert len(json.loads(text)["rows"]) == len(inputs.rows("simulated"))
     assert page.count("One cell of the simulated grid") == 1
     assert 'id="explorer"' in page
+
+
+def test_the_batch_that_is_shown_is_named(rows):
+    larger = [row | {"batch": str(4 * int(row["batch"]))} for row in rows]
+    least = min(int(row["batch"]) for row in larger)
+    assert f"batch {least}, a split per rank" in simulation.pays(larger, Palette([])).caption

@@ -81,11 +81,10 @@ def headline(rows: Sequence[Row]) -> str:
     best, least = max(means, key=means.get), min(means, key=means.get)
 
     def told(key: tuple[str, str, str]) -> str:
-        return f"{times(means[key])} as fast as standard on {key[1]} ranks of {key[0]} at context {count(key[2])}"
+        return f"on {key[1]} ranks of {key[0]} at context {count(key[2])}, {times(means[key])} as fast as standard"
 
     return (
-        f"Kraken pays most where communication is slow and ranks are many: {told(best)}, {told(least)} "
-        "(simulated; geometric means over the sizes that fit)."
+        f"Kraken pays most {told(best)}, and least {told(least)} (simulated; geometric means over the sizes that fit)."
     )
 
 
@@ -124,9 +123,10 @@ def pays(rows: Sequence[Row], palette: Palette) -> Group:
         "A grid of machines against ranks and contexts with Kraken\u2019s speed-up in each field; the table has them.",
         specification(alt.layer(squares, numbers), max(28 * len(distinct(rows, "hardware")), 60)),
     )
+    batch = " and ".join(distinct(usual(rows), "batch"))
     caption = (
         "Geometric mean of standard\u2019s simulated TTFT over Kraken\u2019s, over the sizes of which both fit on a "
-        "device; batch 1, a split per rank. No field: none fits, or the ranks are more than there are."
+        f"device; batch {batch}, a split per rank. No field: none fits, or the ranks are more than there are."
     )
     return Group("Where Kraken pays", [figure], caption, wide=True)
 
