@@ -197,7 +197,7 @@ announce(
 if CONFIG["engine"] == "auto":
     announce(f"engine {ENGINE}{available.explain(MISSING)}")
 if workflow.is_main_process and plan.is_dry_run(sys.argv):
-    announce(price.of_everything(CONFIG))
+    announce(price.of_everything(CONFIG | {"engine": ENGINE}))
 
 
 onstart:

@@ -9,7 +9,7 @@ rule plan:
         "../../envs/pipeline.yaml"
     params:
         launcher=LAUNCHER,
-        config=json.dumps(EVERYTHING),
+        config=json.dumps(EVERYTHING | {"engine": ENGINE}),
     message:
         "The price of scale {SCALE}"
     shell:
