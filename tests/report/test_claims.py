@@ -56,8 +56,8 @@ def test_superglue_is_the_mean_over_tasks_with_multirc_once_and_corrected():
         comparison("multirc, acc (corrected)", 0.02, -0.01, 0.05),
     ]
     superglue = three(rows)[1]
-    # Half widths of 4 and 3 points: hypot(4, 3) / 2 = 2.5.
-    assert superglue.ours == "kraken-2way +4.0 [+1.5 to +6.5] points against standard, mean of 2 tasks"
+    # Half widths of 4 and 3 points, 3.5 in the mean.
+    assert superglue.ours == "kraken-2way +4.0 [+0.5 to +7.5] points against standard, mean of 2 tasks"
     assert superglue.word == DIFFERS
 
 

@@ -83,6 +83,7 @@ def ttft(
         from krakenlm.latency.ttft import measure_ttft
 
         rows = with_settings(measure_ttft, options, out, scale, out.parent, size=size, tp=tp, breakdown_csv=breakdown)
+        run.wrote(breakdown, "result")
         run.table("ttft", rows)
         run.bars("ttft_ms_median", rows, ("architecture", "context", "link"), "ttft_ms_median")
         for column in ("ttft_ms_median", "speedup_vs_standard"):

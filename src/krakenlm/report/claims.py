@@ -145,7 +145,7 @@ def one_a_task(rows: Sequence[Row]) -> list[Row]:
 
 
 def mean_over_tasks(model: str, rows: Sequence[Row]) -> Estimate:
-    """The mean of the tasks' differences; tasks have no examples in common, so their errors add up as squares.
+    """The mean of the tasks' differences, its error the mean of theirs: tasks share the trainings, and so their luck.
 
     Where two models gave the same answers throughout there is no interval; one example answered otherwise is the
     error then.
@@ -156,7 +156,7 @@ def mean_over_tasks(model: str, rows: Sequence[Row]) -> Estimate:
         low, high = number(row["ci_low"]), number(row["ci_high"])
         known = low is not None and high is not None
         errors.append((high - low) / 2 if known else NORMAL_95 / (number(row["n"]) or 1))
-    mean, error = sum(values) / len(values), math.hypot(*errors) / len(errors)
+    mean, error = sum(values) / len(values), sum(errors) / len(errors)
     word = within(mean - error, mean + error, number(rows[0]["margin"]))
     return Estimate(model, mean, mean - error, mean + error, word)
 
