@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from krakenlm.errors import InputError
@@ -71,6 +72,22 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_other_files(folder: Path, patterns: Sequence[str]) -> None:
+    """Refuse to replace a folder that holds more than files of such names and hidden ones, or that is a file.
+
+    Raises:
+        InputError: naming what would be lost.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder, or nothing yet, found a file; choose another place")
+    for entry in folder.iterdir() if folder.exists() else ():
+        if not any(fnmatch(entry.name, pattern) for pattern in (*patterns, ".*")):
+            raise InputError(
+                f"{folder}: expected a folder of {' and '.join(patterns)} alone, since all that is in it is replaced, "
+                f"found {entry.name}; choose another folder"
+            )
 
 
 @contextlib.contextmanager

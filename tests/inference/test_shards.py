@@ -171,3 +171,20 @@ def test_a_dtype_that_no_engine_computes_in_is_refused(tmp_path):
     with pytest.raises(InputError, match="dtype: expected one of float32, float16, bfloat16, found int8"):
         write_shards(write_model(tmp_path / "model", SIZES["kraken"]), tmp_path / "shards", 2, "int8")
     assert not list(tmp_path.glob("*shards*"))
+
+
+@pytest.mark.parametrize("held", ["thesis.tex", "model.safetensors"])
+def test_a_folder_that_holds_anything_but_shards_is_not_replaced(held, shards, tmp_path):
+    (shards / held).write_text("mine")
+    with pytest.raises(InputError, match=f"found {held}; choose another folder"):
+        write_shards(tmp_path / "model", shards, 2)
+    with pytest.raises(InputError, match=f"found {held}; choose another folder"):
+        write_random_shards(models.config_from_dict(SIZES["kraken"]), shards, 2, seed=0)
+    assert (shards / held).read_text() == "mine"
+
+
+def test_a_file_in_the_place_of_shards_is_refused(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(InputError, match="expected a folder, or nothing yet, found a file"):
+        write_shards(write_model(tmp_path / "model", SIZES["kraken"]), tmp_path / "notes", 2)
+    assert (tmp_path / "notes").read_text() == "mine"

@@ -4,9 +4,10 @@ from xml.etree import ElementTree
 import pytest
 
 from krakenlm.errors import InputError
+from krakenlm.files import refuse_other_files
 from krakenlm.report.elements import Cell, Column, Figure, Group, Section, Table
 from krakenlm.report.figures import Palette, bars_by_context
-from krakenlm.report.paper import figures, latex, legend, refuse_other_files
+from krakenlm.report.paper import figures, latex, legend
 
 
 @pytest.fixture
@@ -61,8 +62,8 @@ def test_parts_of_a_bar_are_no_architectures_in_a_legend():
 def test_a_folder_that_holds_more_than_charts_is_not_replaced(tmp_path):
     (tmp_path / "ttft.svg").touch()
     (tmp_path / ".hidden").touch()
-    refuse_other_files(tmp_path, (".svg", ".pdf"))
-    refuse_other_files(tmp_path / "none-yet", (".svg", ".pdf"))
+    refuse_other_files(tmp_path, ("*.svg", "*.pdf"))
+    refuse_other_files(tmp_path / "none-yet", ("*.svg", "*.pdf"))
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(InputError, match=r"expected a folder of \.svg and \.pdf alone, .* found thesis\.tex"):
-        refuse_other_files(tmp_path, (".svg", ".pdf"))
+    with pytest.raises(InputError, match=r"expected a folder of \*\.svg and \*\.pdf alone, .* found thesis\.tex"):
+        refuse_other_files(tmp_path, ("*.svg", "*.pdf"))

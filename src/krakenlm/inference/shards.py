@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.files import read_json, write_json, writing_folder
+from krakenlm.files import read_json, refuse_other_files, write_json, writing_folder
 from krakenlm.models.blocks import INITIAL_STD, LAYER_NORM_EPS, Config, decays
 from krakenlm.models.sizing import ffn_expansion
 
@@ -38,6 +38,8 @@ TENSORRT_CLASSES = {
     "kraken": "KrakenlmKrakenForCausalLM",
 }
 
+# What a folder of shards holds; one with anything else is not replaced.
+FILES = ("config.json", "rank*.safetensors")
 # What every rank has whole: the embeddings, since a tied head is a view of the token embedding, whose rows a rank
 # multiplies by vocabulary. An untied head is stored in parts.
 REPLICATED = ("embedding.tokens", "embedding.positions")
@@ -108,6 +110,7 @@ def write_shards(model: str | Path, out: str | Path, tp: int, dtype: str = "floa
     """
     check_dtype(dtype)
     model, out = Path(model), Path(out)
+    refuse_other_files(out, FILES)
     config = models.load_config(model)
     modules = [empty_rank(config, rank, tp) for rank in range(tp)]
     described = checkpoint_config(config, tp, dtype)
@@ -156,6 +159,7 @@ def write_random_shards(config: Config, out: str | Path, tp: int, seed: int, dty
         InputError: the model cannot be divided over `tp` ranks, or there is no such dtype.
     """
     check_dtype(dtype)
+    refuse_other_files(Path(out), FILES)
     for rank in range(tp):
         empty_rank(config, rank, tp)
     with writing_folder(out) as folder:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import vl_convert
 
-from krakenlm.errors import InputError
-from krakenlm.files import writing, writing_folder
+from krakenlm.files import refuse_other_files, writing, writing_folder
 from krakenlm.report.elements import Figure, Section, Table
 from krakenlm.report.figures import PLACES, VEGA_LITE, Palette
 
@@ -31,7 +30,7 @@ def write_figures(sections: Sequence[Section], palette: Palette, style: str, fol
         style: page.css, whose light colours the charts take.
         folder: replaced as a whole.
     """
-    refuse_other_files(folder, (".svg", ".pdf"))
+    refuse_other_files(folder, ("*.svg", "*.pdf"))
     colours = light_colours(style)
     with writing_folder(folder) as temporary:
         for name, figure in figures(sections):
@@ -39,20 +38,6 @@ def write_figures(sections: Sequence[Section], palette: Palette, style: str, fol
             svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
             (temporary / f"{name}.svg").write_text(svg, encoding="utf-8")
             (temporary / f"{name}.pdf").write_bytes(vl_convert.svg_to_pdf(svg))
-
-
-def refuse_other_files(folder: Path, suffixes: Sequence[str]) -> None:
-    """Refuse to replace a folder that holds more than files of these kinds and hidden ones.
-
-    Raises:
-        InputError: naming what would be lost.
-    """
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        if entry.suffix not in suffixes and not entry.name.startswith("."):
-            raise InputError(
-                f"{folder}: expected a folder of {' and '.join(suffixes)} alone, since all that is in it is replaced, "
-                f"found {entry.name}; choose another folder"
-            )
 
 
 def figures(sections: Sequence[Section]) -> Iterator[tuple[str, Figure]]:
@@ -117,7 +102,7 @@ def legend(spec: dict, palette: Palette) -> dict:
 
 def write_tables(sections: Sequence[Section], folder: Path) -> None:
     """Every table that the page shows unfolded as `<name>.tex`; `folder` is replaced as a whole."""
-    refuse_other_files(folder, (".tex",))
+    refuse_other_files(folder, ("*.tex",))
     with writing_folder(folder) as temporary:
         for section in sections:
             for table in [*([section.summary] if section.summary else []), *section.tables]:

@@ -16,7 +16,7 @@ import torch
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.files import hold, read_json, writing_folder
+from krakenlm.files import hold, read_json, refuse_other_files, writing_folder
 from krakenlm.inference.shards import DTYPES, load_rank
 from krakenlm.inference.tensorrt.available import refuse_without_tensorrt_llm
 from krakenlm.inference.tensorrt.layout import rank_tensors, refuse_unbuildable
@@ -46,6 +46,7 @@ def build_engines(shards: str | Path, out: str | Path, dtype: str, limits: Limit
         InputError: the shards are damaged, or TensorRT-LLM cannot run them.
     """
     shards = Path(shards)
+    refuse_other_files(Path(out), ("config.json", "rank*.engine"))
     described = read_json(shards / "config.json")
     if limits.prompt > described["max_position_embeddings"]:
         raise InputError(
