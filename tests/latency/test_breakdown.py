@@ -9,7 +9,7 @@ from torch.autograd import DeviceType
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.launch import run_ranks
 from krakenlm.inference.shards import random_rank
-from krakenlm.latency.breakdown import WHOLE, Labels, parts_of, profiled, union, without
+from krakenlm.latency.breakdown import WHOLE, Labels, parts_of, profiled, start_profiler, union, without
 from krakenlm.latency.simulate import PARTS
 from krakenlm.models import config_from_dict
 from krakenlm.models.blocks import LAST
@@ -98,6 +98,7 @@ def profile_on_rank(comm, device):
         cache.rewind()
         module(torch.arange(32)[None], comm, cache, at=LAST)
 
+    start_profiler(device)
     return profiled(prefill, module, comm, device, runs=2)
 
 

@@ -24,7 +24,7 @@ from krakenlm.inference.recorded import RecordedPrefill
 from krakenlm.inference.shards import random_rank
 from krakenlm.latency import depth, statistics
 from krakenlm.latency.bandwidth import settle
-from krakenlm.latency.breakdown import WHOLE, profiled
+from krakenlm.latency.breakdown import WHOLE, profiled, start_profiler
 from krakenlm.latency.links import LOOPBACK, TOLERANCE, LinkError, network, off_its_label
 from krakenlm.latency.memory import USABLE, memory_of
 from krakenlm.latency.simulate import PARTS
@@ -283,6 +283,7 @@ def time_on_rank(
     modules = random_modules(timed, layers, comm, device, getattr(torch, dtype), seed)
     if layers < n_layer:
         modules += [depth.shallow(module) for module in modules]
+    start_profiler(device)
 
     def whole(taken: list[list[float]]) -> list[list[float]]:
         """The runs of every model with all of its layers."""
