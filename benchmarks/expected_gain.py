@@ -98,7 +98,8 @@ def print_rows(link: str, each: dict) -> None:
         expected = (standard["one computes"] + standard["AllReduces"]) / taken["one computes"]
         by_parts = f"{expected:.2f}" if name == "kraken" else ""
         times = " | ".join(f"{taken[step]:.0f}" for step in STEPS)
-        print(f"| {link} | {each['link_gbit']:.2f} | {each['context']} | {name} | {times} | {speedup:.2f} | {by_parts} |")
+        given = f"{link} | {each['link_gbit']:.2f} | {each['context']}"
+        print(f"| {given} | {name} | {times} | {speedup:.2f} | {by_parts} |")
 
 
 if __name__ == "__main__":
