@@ -219,7 +219,7 @@ def test_how_a_training_is_watched_is_no_other_model(tiny):
     [
         ([], "--config B"),
         (["-C", "scale=paper"], "--config scale=paper B"),
-        (["--config=scale=paper", "-n"], "-n --config scale=paper B"),
+        (["--config=scale=paper", "-n"], "--config scale=paper B"),
         (["results/ttft.csv", "--config", "budget={gpu_hours: 1}", "scale=paper", "--cores", "all"],
          "results/ttft.csv --cores all --config scale=paper B"),
     ],

@@ -1,5 +1,6 @@
 """What a run will cost, against arithmetic done by hand; the table in the docs is the command's."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -62,9 +63,9 @@ def test_a_training_that_does_not_fit_is_said_to_with_the_micro_batch_that_would
 
 
 def test_more_machines_are_priced_where_one_has_too_few_gpus(paper):
-    assert price.stated_devices(paper).count == 8
+    assert price.stated_devices(paper).gpus == 8
     paper["training"] |= {"gpus": 24, "micro_batch": 1}
-    assert price.stated_devices(paper).count == 24
+    assert price.stated_devices(paper).gpus == 24
 
 
 def test_this_machines_gpus_are_known_by_their_name_and_unknown_ones_are_priced_as_the_papers(monkeypatch, paper):
@@ -79,8 +80,8 @@ def test_this_machines_gpus_are_known_by_their_name_and_unknown_ones_are_priced_
 
 
 def test_without_gpus_and_a_name_a_training_is_priced_on_as_many_as_it_takes():
-    assert price.stated_devices(scale("single-gpu")).count == 1
-    assert price.stated_devices(scale("single-gpu", budget={"hardware": "h100"})).count == 8
+    assert price.stated_devices(scale("single-gpu")).gpus == 1
+    assert price.stated_devices(scale("single-gpu", budget={"hardware": "h100"})).gpus == 8
 
 
 def test_a_precision_that_the_hardware_has_no_peak_for_is_refused(paper):
@@ -173,6 +174,62 @@ def test_engines_of_tensorrt_llm_are_in_the_price_of_a_whole_run(paper):
     )
 
 
-def test_a_training_on_cpus_is_held_against_the_machines_memory_where_there_are_gpus_too(monkeypatch):
+def test_a_training_on_cpus_is_held_against_the_machines_memory_where_there_are_gpus_too(monkeypatch, paper):
     monkeypatch.setattr(machine, "query_gpus", lambda field: ["1 MiB"])
-    assert price.stated_devices(scale("tiny")).memory == machine.host_memory()
+    assert priced(scale("tiny"), "standard").room == machine.host_memory()
+    paper["models"]["gpt2-124m"]["training"] = {"gpus": 0, "precision": "32-true"}
+    assert priced(paper, "gpt2-124m").room == machine.host_memory()
+    assert priced(paper, "gpt2-355m").room == 40e9
+
+
+def test_hours_of_gpus_are_shared_by_gpus_and_hours_of_cores_by_cores(paper):
+    devices = dataclasses.replace(price.stated_devices(paper), gpus=8, cores=2)
+    costs = [price.Cost("a", gpu_hours=16), price.Cost("b", core_hours=6)]
+    assert price.total(costs, devices).wall_hours == 3
+    assert price.total(costs[:1], devices).wall_hours == 2
+
+
+def test_on_cpus_evaluations_and_timings_are_priced_by_their_forward_passes():
+    tiny = scale("tiny")
+    costs = {cost.what: cost for cost in price.estimate(tiny, price.all_jobs(tiny), price.stated_devices(tiny))}
+    timed, evaluated = costs["TTFT"], costs["evaluation"]
+    # On one rank and, twice as fast, on two: up to 12 runs, one before and two profiled, of the four architectures.
+    flops = sum(
+        15 * price.prefill_flops(price.timed_sizes(tiny, size, name, tp), context) / tp
+        for size in tiny["latency"]["sizes"].values()
+        for name in ("standard", "parallel", "ladder", "kraken")
+        for context in (64, 256, 512)
+        for tp in (1, 2)
+    )
+    assert timed.wall_hours == pytest.approx(4 * 8 / 3600 + flops / 45e9 / 3600)
+    assert timed.alone
+    assert timed.gpu_hours == evaluated.gpu_hours == 0
+    # 8 formats of 400 examples, a window each; 5% of 600,000 words of six bytes, 200 windows of the authors'.
+    tokens = 8 * 400 * 128 + 0.05 * 600_000 * 6 / 4.6 + 200 * 128
+    flops = sum(tokens * price.forward_flops_per_token(price.sized(tiny, model), 128) for model in tiny["models"])
+    assert evaluated.core_hours == pytest.approx(5 * 2 * 8 / 3600 + flops / 45e9 / 3600)
+
+
+def test_a_part_of_a_run_costs_what_its_own_jobs_cost(paper):
+    timings = [(rule, wildcards) for rule, wildcards in price.all_jobs(paper) if rule == "ttft"]
+    devices = price.stated_devices(paper)
+    costs = price.estimate(paper, timings, devices)
+    assert [cost.what for cost in costs] == ["TTFT"]
+    paper["budget"] |= {"gpu_hours": 48, "disk_gb": 100}
+    plan.refuse_over_budget(costs, devices, paper, ["snakemake"])
+
+
+def test_the_plan_by_hand_takes_the_engine_that_auto_stands_for(monkeypatch):
+    from typer.testing import CliRunner
+
+    from krakenlm.cli import app
+    from krakenlm.inference.tensorrt import available
+
+    monkeypatch.setenv("KRAKENLM_ENGINE", "")
+    printed = {}
+    for lacking in (("a GPU",), ()):
+        monkeypatch.setattr(available, "missing", lambda *_, lacking=lacking, **__: list(lacking))
+        run = CliRunner().invoke(app, ["plan", "--scale", "paper", "--hardware", "a100-40gb"])
+        assert run.exit_code == 0, run.output
+        printed[lacking] = "engines of TensorRT-LLM" in run.output
+    assert printed == {("a GPU",): False, (): True}

@@ -12,10 +12,12 @@ from krakenlm.errors import InputError
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.price import Cost, Devices, total
 
+DRY_RUN = ("-n", "--dry-run", "--dryrun")
+
 
 def is_dry_run(command: list[str]) -> bool:
     """Whether the command has -n or --dry-run; Snakemake itself knows only after it has parsed the Snakefile."""
-    return any(word in ("--dry-run", "--dryrun") or re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", word) for word in command[1:])
+    return any(word in DRY_RUN or re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", word) for word in command[1:])
 
 
 def refuse_over_budget(costs: Sequence[Cost], devices: Devices, config: Mapping, command: list[str]) -> None:
@@ -61,7 +63,10 @@ def refuse_missing_disk(costs: Sequence[Cost], free_bytes: float) -> None:
 
 
 def accepting_command(command: list[str], setting: str) -> str:
-    """The user's command with one more `--config` setting, all of them behind one option, since a second one wins."""
+    """The user's command with one more `--config` setting, all of them behind one option, since a second one wins.
+
+    It is no dry run, where the user's was one.
+    """
     words, given, in_config = ["snakemake"], [], False
     for word in command[1:]:
         if word in ("--config", "-C"):
@@ -72,7 +77,7 @@ def accepting_command(command: list[str], setting: str) -> str:
             given.append(word)
         else:
             in_config = False
-            words.append(word)
+            words += [] if word in DRY_RUN else [word]
     kept = [word for word in given if word.partition("=")[0] != setting.partition("=")[0]]
     return shlex.join([*words, "--config", *kept, setting])
 

@@ -13,16 +13,28 @@ from dataclasses import dataclass
 from krakenlm import config as settings
 from krakenlm.latency import hardware
 from krakenlm.machine import gpu_names, host_memory, memory_of_a_rank, processor
-from krakenlm.models.sizing import parameter_count, sizes_of, training_flops_per_token
+from krakenlm.models.sizing import (
+    forward_flops_per_token,
+    parameter_count,
+    prefill_flops,
+    sizes_of,
+    training_flops_per_token,
+)
 from krakenlm.training.recipe import Recipe
 
 # What an unknown GPU, or none, is priced as: the paper's.
 ASSUMED_HARDWARE = "a100-40gb"
 PEAKS = {"32-true": "float32", "bf16-mixed": "bfloat16"}
-# One core of a current laptop or server in float32 matrix products, through small layers: an assumption.
-CORE_FLOPS = 30e9
-# A timing job with its process starts, weights and runs; an evaluation of one model: assumptions.
+# One core of a current laptop or server in float32 matrix products, where it trains small layers and where it computes
+# forward passes alone: assumptions.
+CORE_FLOPS, FORWARD_CORE_FLOPS = 30e9, 45e9
+CORES_SOURCE = f"cores at {CORE_FLOPS / 1e9:.0f} GFLOP/s, {FORWARD_CORE_FLOPS / 1e9:.0f} in forward passes, assumed"
+# On GPUs, a timing job with its process starts, weights and runs; an evaluation of one model: assumptions.
 TIMING_HOURS, EVALUATION_HOURS = 0.25, 0.5
+# On CPUs, the start of a stage, which is its imports mostly, and of an engine's ranks: assumptions.
+START_HOURS = 8 / 3600
+# Of the eight validation files of SuperGLUE, MultiRC's answers counted one by one.
+OFFICIAL_EXAMPLES = 19_293
 BYTES_PER_TOKEN_OF_TEXT = 4.6
 # The index and the order take 32 bytes a document, here one of 640 bytes; longer ones leave a smaller share.
 INDEX_SHARE = 0.05
@@ -30,20 +42,24 @@ INDEX_SHARE = 0.05
 # the disk while one is written.
 MODEL_BYTES = 4 + 4 + 3 * 12
 VOCABULARY_OF_GPT2 = 50304
+# Rules in the order in which their costs are shown.
+ORDER = ("corpus", "tokens", "train", "perplexity", "superglue", "shard", "engines", "tensorrt_build_shape", "ttft")
 
 
 @dataclass(frozen=True)
 class Devices:
     """What a run is priced on.
 
-    count: GPUs, in all machines together, or cores where nothing trains on GPUs.
-    memory: bytes of each GPU, or of this machine.
+    gpus: in all machines together, 0 where nothing needs any. cores: this machine's.
+    gpu_memory, host_memory: bytes of each GPU and of this machine.
     rates: FLOP/s that one device of each model's training reaches. source: in words, where they come from.
     """
 
     title: str
-    count: int
-    memory: float
+    gpus: int
+    cores: int
+    gpu_memory: float
+    host_memory: float
     rates: Mapping[str, float]
     source: str
 
@@ -53,7 +69,8 @@ class Cost:
     """Estimated cost of one part of a run.
 
     wall_hours: with its devices at work all the time. alone: nothing else runs meanwhile.
-    tokens, flops: of a training. memory: bytes that it needs on each device; fits: what becomes of that, in words.
+    tokens, flops: of a training. memory: bytes that it needs on each device, of the `room` there; fits: what becomes of
+    that, in words.
     """
 
     what: str
@@ -65,6 +82,7 @@ class Cost:
     tokens: int = 0
     flops: float = 0.0
     memory: float = 0.0
+    room: float = 0.0
     fits: str = ""
 
 
@@ -74,25 +92,29 @@ def stated_devices(config: Mapping) -> Devices:
     Raises:
         InputError: there is no such hardware, or it has no peak for the precision of a training.
     """
-    trained = settings.trained(config)
-    if not uses_gpus(config):
+    trained, most = settings.trained(config), most_gpus(config)
+    if not most:
         rates = {model: CORE_FLOPS * settings.recipe(config, model)["threads"] for model in trained}
-        source = f"cores at {CORE_FLOPS / 1e9:.0f} GFLOP/s, assumed"
-        return Devices(processor(), len(os.sched_getaffinity(0)), host_memory(), rates, source)
+        return processor_alone(rates, CORES_SOURCE)
     wanted, utilisation = config["budget"]["hardware"], config["budget"]["utilisation"]
     here = gpu_names() if wanted == "auto" else []
     found = hardware.load(described_as(here) if wanted == "auto" else wanted)
     rates, peaks = {}, set()
     for model in trained:
         recipe = settings.recipe(config, model)
+        if not recipe["gpus"]:
+            rates[model] = CORE_FLOPS * recipe["threads"]
+            continue
         peak = found.peak_of(PEAKS[recipe["precision"]])
-        rates[model] = peak * utilisation if recipe["gpus"] else CORE_FLOPS * recipe["threads"]
+        rates[model] = peak * utilisation
         peaks.add(f"{peak / 1e12:.0f} TFLOP/s")
-    most = max(settings.recipe(config, model)["gpus"] for model in trained)
-    # This machine's, or those of as many of the named machines as a training takes.
+    # This machine's, or those of as many of the named machines as a job takes.
     count = max(len(here), most) if wanted == "auto" else found.devices * -(-most // found.devices)
     source = f"GPUs at {utilisation:.0%} of {' or '.join(sorted(peaks))} (budget.utilisation), assumed"
-    return Devices(f"{count} GPUs of {found.name} ({found.title})", count, found.memory, rates, source)
+    if not peaks:
+        source = CORES_SOURCE
+    title = f"{count} GPUs of {found.name} ({found.title})"
+    return Devices(title, count, cores(), found.memory, host_memory(), rates, source)
 
 
 def measured_devices(config: Mapping, gpus: int) -> Devices:
@@ -109,11 +131,20 @@ def measured_devices(config: Mapping, gpus: int) -> Devices:
         rates[model] = training_rate(sized(config, model), recipe)
     source = ", ".join(f"{model} {rate / 1e9:,.1f}" for model, rate in rates.items())
     source = f"measured on this machine, GFLOP/s of one device: {source}"
-    most = max(settings.recipe(config, model)["gpus"] for model in rates)
+    most = most_gpus(config)
     if not most:
-        return Devices(processor(), len(os.sched_getaffinity(0)), host_memory(), rates, source)
+        return processor_alone(rates, source)
     count = max(gpus, most)
-    return Devices(f"{count} x {gpu_names()[0]}", count, memory_of_a_rank(1), rates, source)
+    title = f"{count} x {gpu_names()[0]}"
+    return Devices(title, count, cores(), memory_of_a_rank(1), host_memory(), rates, source)
+
+
+def processor_alone(rates: Mapping[str, float], source: str) -> Devices:
+    return Devices(processor(), 0, cores(), 0.0, host_memory(), rates, source)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def described_as(gpus: Sequence[str]) -> str:
@@ -124,15 +155,19 @@ def described_as(gpus: Sequence[str]) -> str:
     return ASSUMED_HARDWARE
 
 
-def uses_gpus(config: Mapping) -> bool:
-    return any(settings.recipe(config, model)["gpus"] for model in settings.trained(config))
+def most_gpus(config: Mapping) -> int:
+    """The most GPUs that one job takes; 0 where everything runs on the processor."""
+    training = max(settings.recipe(config, model)["gpus"] for model in settings.trained(config))
+    if config["device"] != "cuda":
+        return training
+    return max(training, config["evaluation"]["ranks"], settings.most_ranks(config))
 
 
 def all_jobs(config: Mapping) -> list[tuple[str, dict]]:
     """Every job that costs something in a run from nothing, as (rule, wildcards)."""
     trained = [
         (rule, {"model": model, "seed": str(seed)})
-        for rule in ("train", "superglue", "shard")
+        for rule in ("train", "perplexity", "superglue", "shard")
         for model, seed in settings.model_seeds(config)
         if rule != "train" or model in settings.trained(config)
     ]
@@ -154,7 +189,14 @@ def of_everything(config: Mapping, devices: Devices | None = None) -> str:
 def estimate(config: Mapping, jobs: Sequence[tuple[str, dict]], devices: Devices) -> list[Cost]:
     """Cost of each part of a run that costs something; evaluations, engines and timings are one part each."""
     parts: dict[str, Cost] = {}
-    for rule, wildcards in jobs:
+    models = list(config["models"])
+
+    def place(job: tuple[str, dict]) -> tuple[int, ...]:
+        rule, wildcards = job
+        model = wildcards.get("model")
+        return ORDER.index(rule) if rule in ORDER else len(ORDER), models.index(model) if model in models else 0
+
+    for rule, wildcards in sorted(jobs, key=place):
         cost = job_cost(config, rule, wildcards, devices)
         if cost is not None:
             earlier = parts.get(cost.what)
@@ -169,21 +211,24 @@ def added(one: Cost, other: Cost) -> Cost:
 
 def job_cost(config: Mapping, rule: str, wildcards: Mapping, devices: Devices) -> Cost | None:
     """Cost of one job, None where it is next to nothing."""
-    model, gpus, text = wildcards.get("model"), uses_gpus(config), config["text"]
+    model, text, gpus = wildcards.get("model"), config["text"], config["device"] == "cuda"
     if rule == "train":
         return training_cost(config, model, wildcards["seed"], devices)
-    if rule == "superglue" and gpus:
+    if rule in ("perplexity", "superglue") and not gpus:
+        return evaluation_cost(config, model, rule)
+    if rule == "superglue":  # with perplexity, which takes less
         return Cost("evaluation", gpu_hours=EVALUATION_HOURS, wall_hours=EVALUATION_HOURS)
     if rule == "shard" and model in settings.trained(config):
         return Cost("engines of trained models", disk_bytes=4 * parameter_count(sized(config, model)))
-    if rule == "engines" and gpus:
-        return timing_cost("timing of engines", config["engines"]["tp"])
+    if rule == "engines":
+        return timing_cost(config, "timing of engines", "engines", config["engines"]["tp"], engines_hours(config))
     if rule == "tensorrt_build_shape":
         size = config["latency"]["sizes"][wildcards["size"]]
         held = engine_bytes(config, size, wildcards["architecture"], int(wildcards["tp"]))
         return Cost("engines of TensorRT-LLM", disk_bytes=held)
-    if rule in ("ttft", "tensorrt_ttft") and gpus:
-        return timing_cost("TTFT", int(wildcards["tp"]))
+    if rule in ("ttft", "tensorrt_ttft"):
+        tp = int(wildcards["tp"])
+        return timing_cost(config, "TTFT", "latency", tp, ttft_hours(config, wildcards["size"], tp))
     if rule == "corpus":
         return Cost("text", disk_bytes=corpus_bytes(text))
     if rule == "tokens":
@@ -192,8 +237,53 @@ def job_cost(config: Mapping, rule: str, wildcards: Mapping, devices: Devices) -
     return None
 
 
-def timing_cost(what: str, ranks: int) -> Cost:
-    return Cost(what, gpu_hours=TIMING_HOURS * ranks, wall_hours=TIMING_HOURS, alone=True)
+def timing_cost(config: Mapping, what: str, section: str, ranks: int, hours_on_cores: float) -> Cost:
+    """Cost of one timing job of `section`, engines or latency, with `ranks` processes."""
+    if config["device"] == "cuda":
+        return Cost(what, gpu_hours=TIMING_HOURS * ranks, wall_hours=TIMING_HOURS, alone=True)
+    taken = hours_on_cores * ranks * config[section]["threads"]
+    return Cost(what, core_hours=taken, wall_hours=hours_on_cores, alone=True)
+
+
+def ttft_hours(config: Mapping, size: str, tp: int) -> float:
+    """Hours of one TTFT job on cores: a start and every run of every architecture, as many as there may be.
+
+    What a link slower than memory adds is not in it.
+    """
+    latency, shape = config["latency"], config["latency"]["sizes"][size]
+    runs = latency["warmup"] + latency["most_runs"] + latency["profiled_runs"]
+    links = len(latency["links"]) if tp > 1 else 1
+    flops = 0.0
+    for name in latency["architectures"]:
+        for context in latency["contexts"]:
+            sizes = timed_sizes(config, shape, name, tp)
+            flops += links * runs * latency["batch"] * prefill_flops(sizes, context)
+    return START_HOURS + flops / (FORWARD_CORE_FLOPS * tp * latency["threads"]) / 3600
+
+
+def engines_hours(config: Mapping) -> float:
+    """Hours of the job that times the trained models' engines on cores: their starts, for small models."""
+    return START_HOURS * len(settings.model_seeds(config))
+
+
+def evaluation_cost(config: Mapping, model: str, rule: str) -> Cost:
+    """Cost of one evaluation of a model on cores: a start and the forward passes over what it scores."""
+    evaluation, block_size = config["evaluation"], config["block_size"]
+    if rule == "perplexity":
+        held_out = settings.text_bytes(config["text"]) / BYTES_PER_TOKEN_OF_TEXT * config["text"]["validation_share"]
+        times = 1 + (block_size / evaluation["stride"] if "stride" in evaluation else 0)
+        tokens = held_out * times + evaluation["authors_windows"] * block_size
+    else:
+        superglue = evaluation["superglue"]
+        embedded = superglue["source"] == "embedded"
+        examples = len(settings.SUPERGLUE_FOLDERS) * superglue["examples"] if embedded else OFFICIAL_EXAMPLES
+        tokens = examples * block_size  # a window each, with all its choices: an assumption
+    used = evaluation["ranks"] * evaluation["threads"]
+    flops = 0.0
+    if model in settings.trained(config):  # the sizes of another are not known before it is read
+        flops = tokens * forward_flops_per_token(sized(config, model), block_size)
+    hours = START_HOURS + flops / (FORWARD_CORE_FLOPS * used) / 3600
+    return Cost("evaluation", core_hours=hours * used, wall_hours=hours)
 
 
 def training_cost(config: Mapping, model: str, seed: str, devices: Devices) -> Cost:
@@ -204,7 +294,7 @@ def training_cost(config: Mapping, model: str, seed: str, devices: Devices) -> C
     wall_hours = flops / (devices.rates[model] * recipe.devices) / 3600
     memory = recipe.memory(sizes).total
     # Processes on CPUs share one memory.
-    room = devices.memory if recipe.gpus else devices.memory / recipe.devices
+    room = devices.gpu_memory if recipe.gpus else devices.host_memory / recipe.devices
     return Cost(
         f"{model}, seed {seed}",
         gpu_hours=wall_hours * recipe.gpus,
@@ -214,6 +304,7 @@ def training_cost(config: Mapping, model: str, seed: str, devices: Devices) -> C
         tokens=tokens,
         flops=flops,
         memory=memory,
+        room=room,
         fits=fit(recipe, sizes, room),
     )
 
@@ -241,17 +332,23 @@ def corpus_bytes(text: Mapping) -> float:
 
 def engine_bytes(config: Mapping, size: Mapping, architecture: str, tp: int) -> int:
     """Bytes of all ranks' engines of a shape: its weights."""
-    latency = config["latency"]
+    parameters = parameter_count(timed_sizes(config, size, architecture, tp))
+    return parameters * (4 if config["latency"]["dtype"] == "float32" else 2)
+
+
+def timed_sizes(config: Mapping, size: Mapping, architecture: str, tp: int) -> dict:
+    """Sizes of an architecture of a timed shape; another way to run one has the sizes of what it runs."""
+    latency, name = config["latency"], architecture if architecture in settings.ARCHITECTURES else "standard"
     shape = {"n_layer": size["n_layer"], "vocab_size": latency["vocab_size"], "block_size": max(latency["contexts"])}
-    sizes = shape | sizes_of(architecture, size["width"], size["n_head"], tp)
-    return parameter_count(sizes) * (4 if latency["dtype"] == "float32" else 2)
+    return shape | sizes_of(name, size["width"], size["n_head"], tp)
 
 
 def total(costs: Sequence[Cost], devices: Devices) -> Cost:
     """The whole run: trainings side by side as far as there are devices, timings alone."""
     rest = [cost for cost in costs if not cost.alone]
-    at_once = max(sum(cost.gpu_hours for cost in rest), sum(cost.core_hours for cost in rest)) / devices.count
-    wall_hours = max([at_once, *(cost.wall_hours for cost in rest if cost.flops)])
+    on_gpus = sum(cost.gpu_hours for cost in rest) / max(1, devices.gpus)
+    on_cores = sum(cost.core_hours for cost in rest) / devices.cores
+    wall_hours = max([on_gpus, on_cores, *(cost.wall_hours for cost in rest if cost.flops)])
     return Cost(
         "in all",
         gpu_hours=sum(cost.gpu_hours for cost in costs),
@@ -269,7 +366,7 @@ HEADINGS = ("", "tokens", "FLOPs", "GPU-hours", "core-hours", "wall time", "disk
 def describe(costs: Sequence[Cost], devices: Devices) -> str:
     """The estimate as a table, a line for each part that costs something worth a line and one in all."""
     worth = [cost for cost in costs if cost.gpu_hours >= 0.05 or cost.core_hours >= 0.005 or cost.disk_bytes >= 5e7]
-    rows = [HEADINGS, *(cells(cost, devices) for cost in [*worth, total(costs, devices)])]
+    rows = [HEADINGS, *(cells(cost) for cost in [*worth, total(costs, devices)])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"estimated price on {devices.title}; {devices.source}"]
     for first, *others in rows:
@@ -278,7 +375,7 @@ def describe(costs: Sequence[Cost], devices: Devices) -> str:
     return "\n".join(lines)
 
 
-def cells(cost: Cost, devices: Devices) -> tuple[str, ...]:
+def cells(cost: Cost) -> tuple[str, ...]:
     return (
         cost.what,
         f"{cost.tokens:,}" if cost.tokens else "",
@@ -287,7 +384,7 @@ def cells(cost: Cost, devices: Devices) -> tuple[str, ...]:
         f"{cost.core_hours:,.2f}" if cost.core_hours else "",
         wall(cost.wall_hours) if cost.wall_hours else "",
         f"{cost.disk_bytes / 1e9:,.2f}" if cost.disk_bytes else "",
-        f"{gigabytes(cost.memory)} of {gigabytes(devices.memory)}, {cost.fits}" if cost.memory else "",
+        f"{gigabytes(cost.memory)} of {gigabytes(cost.room)}, {cost.fits}" if cost.memory else "",
     )
 
 

@@ -58,6 +58,19 @@ def test_the_price_of_a_dry_run_is_that_of_the_plan(checkout):
     assert in_all in run.stdout
 
 
+def test_a_dry_run_of_a_target_prices_its_jobs_alone_and_says_whether_the_budget_would_refuse_them(checkout):
+    gpus = checkout.claim_gpus(8)
+    part = checkout.snakemake("--dry-run", "results/ttft.csv", "--config", "scale=paper", PATH=gpus)
+    assert part.returncode == 0, part.stdout
+    price = part.stdout.partition("estimated price")[2]
+    assert [line.split()[0] for line in price.splitlines()[2:]] == ["TTFT", "in", "krakenlm:"]
+    assert part.stdout.endswith("krakenlm: this run would start: it is within the budget\n")
+    whole = checkout.snakemake("--dry-run", "--config", "scale=paper", PATH=gpus)
+    assert whole.returncode == 0, whole.stdout
+    assert "this run would not start: budget.gpu_hours: expected at most 48, found an estimate of" in whole.stdout
+    assert "to accept it: snakemake --config 'budget={gpu_hours:" in whole.stdout.replace(" scale=paper", "")
+
+
 def test_a_model_from_elsewhere_is_read_and_not_trained(checkout):
     theirs = "models={theirs: {from: openai-community/gpt2}}"
     run = checkout.miniature("--dry-run", "results/perplexity.csv", "--config", theirs)
@@ -97,7 +110,9 @@ def test_ttft_alone_trains_nothing(checkout):
 def test_a_mistake_in_the_configuration_is_one_line_that_names_the_key(checkout, setting, line):
     run = checkout.snakemake("--config", *(setting, "scale=tiny") if not setting.startswith("scale") else (setting,))
     assert run.returncode != 0
-    assert line in run.stdout
+    assert run.stdout.splitlines()[-1].startswith("krakenlm: ")
+    assert line in run.stdout.splitlines()[-1]
+    assert "Error" not in run.stdout
     assert "Traceback" not in run.stdout
     assert started(checkout) == []
 

@@ -214,6 +214,16 @@ def test_how_training_is_watched_reruns_the_page_alone(finished):
     assert jobs_of(run) == {"report_page", "all"}
 
 
+def test_what_was_timed_on_one_device_is_measured_anew_on_another_and_stays_where_it_was(finished):
+    run = finished.miniature("--dry-run", "results/ttft.csv", "results/engines.csv", "--config", "device=cuda")
+    assert jobs_of(run) == {"ttft", "ttft_table", "engines", "engines_table"}
+    (measured,) = (finished.folder / "results").glob("tiny/latency-*")
+    (timed,) = (finished.folder / "results").glob("tiny/*/engines/engines-*.csv")
+    planned = [line for line in run.stdout.splitlines() if "Missing output files" in line]
+    assert planned
+    assert not any(f"{measured.name}/" in line or timed.name in line for line in planned)
+
+
 @pytest.mark.slow
 def test_other_steps_another_text_and_back_leave_every_model_as_it_was(checkout):
     settings = "models={kraken-2way: null}"

@@ -1,4 +1,5 @@
 # Config merged, read and checked once; folders; the checks before the first job. No rules here.
+import atexit
 import json
 import os
 import re
@@ -7,8 +8,6 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
-
-from snakemake.exceptions import WorkflowError
 
 from krakenlm import config as settings
 from krakenlm import plan, price, status
@@ -50,25 +49,59 @@ def announce(text):
         print(f"krakenlm: {text}", file=sys.stderr, flush=True)
 
 
+def jobs_to_do():
+    """(rule, wildcards) of each job that this run is to do, those that a dry run went through included."""
+    waiting = workflow.dag.needrun_jobs(exclude_finished=False)
+    return [(job.rule.name, dict(job.wildcards)) for job in waiting]
+
+
+def announce_price(jobs):
+    """Print what these jobs cost. Returns the checks that a run of them has to pass: each raises InputError."""
+    devices = price.stated_devices(CONFIG)
+    estimate = price.estimate(CONFIG, jobs, devices)
+    if estimate:
+        announce(price.describe(estimate, devices))
+    free = shutil.disk_usage("results" if os.path.isdir("results") else ".").free
+    checks = [
+        lambda: plan.refuse_over_budget(estimate, devices, CONFIG, sys.argv),
+        lambda: plan.refuse_missing_disk(estimate, free),
+    ]
+    if not ON_CLUSTER:
+        checks += [
+            lambda: plan.refuse_missing_tensorrt_llm(jobs, MISSING),
+            lambda: plan.refuse_missing_devices(CONFIG, jobs, GPUS),
+        ]
+    return checks
+
+
 def before_first_job(log):
     """What has to hold before anything runs: nobody else works here, the price is accepted, the devices are there."""
     global results_lock
     results_lock = claim("results/.lock", "snakemake")
     for holder in held_locks("results"):
         announce(f"{holder} is left from an earlier run; its stage waits for it here")
-    jobs = [(job.rule.name, dict(job.wildcards)) for job in workflow.dag.needrun_jobs()]
-    devices = price.stated_devices(CONFIG)
-    estimate = price.estimate(CONFIG, jobs, devices)
-    if estimate:
-        announce(price.describe(estimate, devices))
-    if workflow.local_exec:
-        plan.refuse_missing_tensorrt_llm(jobs, MISSING)
-        plan.refuse_missing_devices(CONFIG, jobs, GPUS)
+    jobs = jobs_to_do()
+    for check in announce_price(jobs):
+        check()
+    if not ON_CLUSTER:
         for line in plan.missing_links(CONFIG, jobs):
             announce(line)
-    plan.refuse_over_budget(estimate, devices, CONFIG, sys.argv)
-    plan.refuse_missing_disk(estimate, shutil.disk_usage("results").free)
     record_jobs(log)
+
+
+def after_dry_run():
+    """Last of what a dry run prints: the price of the jobs it has listed, and what would keep them from starting."""
+    if not (workflow.dryrun and workflow.dag and jobs_to_do()):
+        return
+    refused = False
+    for check in announce_price(jobs_to_do()):
+        try:
+            check()
+        except InputError as error:
+            refused = True
+            announce(f"this run would not start: {error}")
+    if not refused:
+        announce("this run would start: it is within the budget")
 
 
 def record_jobs(log):
@@ -132,7 +165,8 @@ try:
     # The second with the models and sizes that were set to null: a --configfile that makes this run again.
     CONFIG, EVERYTHING = load_config()
 except InputError as error:
-    raise WorkflowError(str(error)) from None
+    # Not Snakemake's WorkflowError, around which it prints lines of this file.
+    sys.exit(f"krakenlm: {error}")
 
 SCALE = CONFIG["scale"]
 # Everything that a result can depend on; the group of all runs of one reproduction on W&B.
@@ -153,7 +187,10 @@ SUPERGLUE_FILES = settings.superglue_files(CONFIG)
 SUPERGLUE_SCORES = (
     f"superglue-{settings.fingerprint(CONFIG['evaluation']['superglue'])}"
 )
-LATENCY = f"{SCALE}/latency-{settings.fingerprint(CONFIG['latency'])}"
+# With the device: what was timed on another one stays where it is, and is no answer here.
+LATENCY = (
+    f"{SCALE}/latency-{settings.fingerprint([CONFIG['latency'], CONFIG['device']])}"
+)
 SIMULATION = f"{SCALE}/simulation-{settings.fingerprint(CONFIG['simulation'])}"
 SUPERGLUE = list(settings.SUPERGLUE_FOLDERS)
 DATA = settings.data_label(TEXT)
@@ -196,8 +233,9 @@ announce(
 )
 if CONFIG["engine"] == "auto":
     announce(f"engine {ENGINE}{available.explain(MISSING)}")
-if workflow.is_main_process and plan.is_dry_run(sys.argv):
-    announce(price.of_everything(CONFIG | {"engine": ENGINE}))
+if workflow.is_main_process:
+    # Snakemake has no hook for a dry run, whose jobs are known when it has listed them.
+    atexit.register(after_dry_run)
 
 
 onstart:
@@ -205,7 +243,7 @@ onstart:
         try:
             before_first_job(log[0])
         except InputError as error:
-            raise WorkflowError(str(error)) from None
+            sys.exit(f"krakenlm: {error}")
 
 
 onsuccess:

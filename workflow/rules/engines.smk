@@ -29,7 +29,7 @@ rule engines:
         validation=rules.tokens.output.validation,
         manifest=rules.tokens.output.manifest,
     output:
-        f"{ROOT}/engines/engines-{settings.fingerprint([CONFIG['engines'], MODELS])}.csv",
+        f"{ROOT}/engines/engines-{settings.fingerprint([CONFIG['engines'], CONFIG['device'], MODELS])}.csv",
     log:
         f"{ROOT}/logs/engines.log",
     conda:

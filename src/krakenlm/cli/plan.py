@@ -24,6 +24,7 @@ def plan(
     """Say what a scale costs from nothing: tokens, FLOPs, hours, disk, and whether it fits in memory."""
     from krakenlm import config as settings
     from krakenlm import price
+    from krakenlm.inference.tensorrt import available
 
     budget = {"hardware": hardware, "utilisation": utilisation}
     given = settings.merge(settings.own_config(), parse_json("config", config))
@@ -31,11 +32,13 @@ def plan(
     wanted = scale or given["scale"]
     found = settings.auto_scale(main_process=True) if wanted == "auto" else wanted
     merged, _ = settings.load(given, found, Path())
+    missing = available.missing(merged["device"], settings.most_ranks(merged), environments=False)
+    merged["engine"] = settings.find_engine(merged["engine"], missing, main_process=True)
     if not measure:
         print(price.of_everything(merged))
         return
     from krakenlm.latency.exclusive import TIMING_LOCK, alone
 
     here = count_gpus()
-    with alone(TIMING_LOCK, "plan"), leased_gpus(1 if price.uses_gpus(merged) else 0, "plan"):
+    with alone(TIMING_LOCK, "plan"), leased_gpus(1 if price.most_gpus(merged) else 0, "plan"):
         print(price.of_everything(merged, price.measured_devices(merged, here)))
