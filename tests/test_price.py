@@ -129,7 +129,7 @@ def test_the_budget_is_held_against_the_same_numbers(paper):
 def test_on_cpus_cores_are_priced():
     tiny = scale("tiny")
     cost = priced(tiny, "standard")
-    assert cost.tokens == 1401 * 4 * 128
+    assert cost.tokens == (tiny["training"]["steps"] + 1) * 4 * 128
     assert cost.gpu_hours == 0
     assert cost.core_hours == cost.wall_hours == pytest.approx(cost.flops / 30e9 / 3600)
 
@@ -193,9 +193,10 @@ def test_on_cpus_evaluations_and_timings_are_priced_by_their_forward_passes():
     tiny = scale("tiny")
     costs = {cost.what: cost for cost in price.estimate(tiny, price.all_jobs(tiny), price.stated_devices(tiny))}
     timed, evaluated = costs["TTFT"], costs["evaluation"]
-    # On one rank and, twice as fast, on two: up to 12 runs, one before and two profiled, of the four architectures.
+    # On one rank and, twice as fast, on two: the most timed runs, one before and those profiled, of each architecture.
+    runs = tiny["latency"]["most_runs"] + 1 + tiny["latency"]["profiled_runs"]
     flops = sum(
-        15 * price.prefill_flops(price.timed_sizes(tiny, size, name, tp), context) / tp
+        runs * price.prefill_flops(price.timed_sizes(tiny, size, name, tp), context) / tp
         for size in tiny["latency"]["sizes"].values()
         for name in ("standard", "parallel", "ladder", "kraken")
         for context in (64, 256, 512)
