@@ -5,7 +5,7 @@ import pytest
 from nltk.lm.smoothing import KneserNey
 
 from krakenlm.evaluation import ngrams
-from krakenlm.evaluation.perplexity import COLUMNS
+from krakenlm.evaluation.documents import COLUMNS
 from krakenlm.text.store import TokenStore
 
 # Token 3 of the vocabulary of 4 is never seen.

@@ -17,6 +17,23 @@ def test_bootstrap_interval_of_a_ratio_is_that_of_its_linearised_error():
     assert bootstrap_interval(value_U, size_U) == (low, high)
 
 
+def test_bootstrap_interval_is_scipys_to_the_bit():
+    draws = np.random.default_rng(2)
+    for units in (2, 3, 40, 1248):
+        value_U, size_U = draws.normal(50, 20, size=units), draws.integers(1, 200, size=units)
+        expected = stats.bootstrap(
+            (value_U, size_U),
+            lambda value, size, axis: value.sum(axis=axis) / size.sum(axis=axis),
+            paired=True,
+            vectorized=True,
+            n_resamples=2000,
+            batch=100,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        assert bootstrap_interval(value_U, size_U) == (expected.low, expected.high)
+
+
 def test_a_single_unit_has_no_interval():
     one = np.array([[2.0]])
     assert bootstrap_interval(one[0], one[0]) == (None, None)

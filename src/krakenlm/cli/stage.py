@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from typer.main import get_current_context
 
-from krakenlm import plan
 from krakenlm.errors import InputError
 from krakenlm.files import hold
 from krakenlm.machine import leased_gpus
@@ -67,9 +66,10 @@ def writing_stage(
 def locked(stage: str, out: Path, timing: bool) -> Iterator[None]:
     """Be the only writer of `out`, and alone on the machine if this is a timing stage."""
     from krakenlm.latency.exclusive import TIMING_LOCK, alone, beside_others
+    from krakenlm.plan import leave_to_successor
 
     with hold(out, stage):
-        plan.leave_to_successor(stage)
+        leave_to_successor(stage)
         with (alone if timing else beside_others)(TIMING_LOCK, stage):
             yield
 

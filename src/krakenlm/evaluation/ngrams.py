@@ -7,8 +7,8 @@ distributions do not sum to one; kenlm's Python package only queries; VariKN is 
 Python 3.10 and 3.11 only.
 """
 
+import functools
 import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from nltk.lm.smoothing import KneserNey
 from nltk.probability import ConditionalFreqDist
 
 from krakenlm.errors import InputError
-from krakenlm.evaluation.perplexity import COLUMNS, by_document, scores, validation_tokens
+from krakenlm.evaluation.documents import COLUMNS, by_document, scores, validation_tokens
 from krakenlm.files import write_table
 from krakenlm.progress import Progress
 from krakenlm.text.store import TokenStore
@@ -41,7 +41,7 @@ def evaluate(tokens: Path, tokenizer: Path, out: Path, scale: str, run: str) -> 
     Args:
         tokens: tokens folder (text.store.TokenStore).
         tokenizer: tokenizer.json that made it, for the documents' bytes.
-        out: the CSV to write, with the columns of `perplexity.COLUMNS`; `parameters` is the number of n-grams
+        out: the CSV to write, with the columns of `documents.COLUMNS`; `parameters` is the number of n-grams
             stored, of all orders.
         scale, run: go into the rows.
 
@@ -77,7 +77,7 @@ def evaluate(tokens: Path, tokenizer: Path, out: Path, scale: str, run: str) -> 
 
 def score(train: np.ndarray, validation: np.ndarray, vocabulary: int, order: int) -> tuple[np.ndarray, int]:
     """Loss in nats of each validation token but the first, and number of stored n-grams."""
-    model = unigram if order == 1 else partial(kneser_ney, order=order)
+    model = unigram if order == 1 else functools.partial(kneser_ney, order=order)
     return model(train, validation, vocabulary)
 
 
@@ -116,6 +116,8 @@ class InterpolatedKneserNey(InterpolatedLanguageModel):
             counter=counter,
             params={"order": order, "discount": DISCOUNT, "types": vocabulary},
         )
+        # Shorter contexts come again and again; nltk asks itself for them by this name.
+        self.unmasked_score = functools.cache(self.unmasked_score)
 
 
 def count(train: np.ndarray, order: int) -> tuple[NgramCounter, int]:
@@ -126,10 +128,13 @@ def count(train: np.ndarray, order: int) -> tuple[NgramCounter, int]:
     """
     counter, stored = NgramCounter(), 0
     windows = np.lib.stride_tricks.sliding_window_view(train, order)
+    rank = np.zeros(len(windows), dtype=np.int64)
     for length in range(1, order + 1):
-        grams, times = np.unique(windows[:, order - length :], axis=0, return_counts=True)
-        stored += len(grams)
-        store_counts(counter, length, grams.tolist(), times.tolist())
+        # An n-gram's rank is that of its first token and of the rank of the others: one number to sort by.
+        numbers = windows[:, order - length] * (rank.max() + 1) + rank
+        _, first, rank, times = np.unique(numbers, return_index=True, return_inverse=True, return_counts=True)
+        stored += len(first)
+        store_counts(counter, length, windows[first, order - length :].tolist(), times.tolist())
     return counter, stored
 
 

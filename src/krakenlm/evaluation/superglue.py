@@ -1,5 +1,6 @@
 """The eight SuperGLUE tasks, zero-shot, with lm-eval's own prompts and metrics."""
 
+import functools
 import json
 import logging
 import tempfile
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import datasets
 import lm_eval.tasks
+import lm_eval.utils
 import pandas
+import scipy
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as run_tasks
-from scipy.stats import binom
 
 from krakenlm.errors import InputError
 from krakenlm.evaluation.lm import KrakenLM
@@ -42,6 +44,8 @@ COLUMNS = (
 HUB, HUB_REVISION = "aps/super_glue", "3de24cf8022e94f4ee4b9d55a6f539891524d646"
 LM_EVAL_TASKS = Path(lm_eval.tasks.__file__).parent / "super_glue"
 SPLIT = "validation"
+# lm-eval compiles a prompt's template anew for each example.
+lm_eval.utils.env.from_string = functools.lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
 CORRECTED = "acc (corrected)"  # MultiRC's, see `evaluate`
 
 
@@ -284,7 +288,7 @@ def corrected(row: Mapping) -> dict:
 
 def p_value(hits: int, n: int, chance: float) -> float:
     """Probability of at least `hits` right answers out of `n` when each is right with probability `chance`."""
-    return float(binom.sf(hits - 1, n, chance))
+    return float(scipy.stats.binom.sf(hits - 1, n, chance))
 
 
 def chance(metric: str, task: Task, lm_eval_task: ConfigurableTask, samples: Sequence[Mapping]) -> float:

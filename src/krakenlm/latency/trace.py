@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.bias import CausalBias
 from torch.overrides import TorchFunctionMode
 
 from krakenlm import models
@@ -359,7 +358,9 @@ def cost(name: str, args: tuple, kwargs: dict, result: Tensor) -> tuple[str, tup
 
 
 def is_causal(kwargs: dict) -> bool:
-    return bool(kwargs.get("is_causal")) or isinstance(kwargs.get("attn_mask"), CausalBias)
+    mask = kwargs.get("attn_mask")
+    # A mask that is no plain tensor is PyTorch's CausalBias, seconds to import.
+    return bool(kwargs.get("is_causal")) or not (mask is None or type(mask) is Tensor)
 
 
 def fused(steps: Sequence[Step]) -> list[Step]:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from krakenlm.errors import InputError
 
@@ -209,7 +208,17 @@ def causal_attention(q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor, at_P: Tenso
         return attention_in_blocks(q_LHPK, k_LHSK, v_LHSK)
     if queries == keys:
         return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, is_causal=True)
-    return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, attn_mask=causal_lower_right(queries, keys))
+    return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, attn_mask=lower_right(queries, keys, q_LHPK.device))
+
+
+def lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
+    """A causal mask whose last query sees every key, in the form that the device's kernels take."""
+    if device.type == "cpu":
+        return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    # PyTorch's own spares GPUs the mask. It brings PyTorch's compiler, two seconds of every process' start.
+    from torch.nn.attention.bias import causal_lower_right
+
+    return causal_lower_right(queries, keys)
 
 
 def attention_in_blocks(q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor) -> Tensor:
