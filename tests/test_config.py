@@ -65,6 +65,11 @@ def test_strings_of_the_command_line_become_what_was_typed():
         ({"models": {"x": {"architecture": "standard"}}}, r"models.x.n_layer: expected a value, found none"),
         ({"models": {"x": {"from": "gpt2", "width": 8}}}, r"models.x.width: expected none beside from, found 8"),
         ({"models": {"x": {"from": "./nowhere"}}}, r"models.x.from: expected a path that exists or a name on the hub"),
+        ({"models": {"x": {"from": "nowhere"}}}, r"models.x.from: expected a path that exists or .* found nowhere;"),
+        ({"models": {"x": {"from": "config/nowhere"}}}, r"models.x.from: expected a path that exists or a name on"),
+        ({"text": {"tokenizer": "nowhere.json"}}, r"text.tokenizer: expected gpt2, a path that .* found nowhere.json"),
+        ({"text": {"words": 5}}, r"text.words: expected enough for a window of block_size \(128 tokens\) and, held"),
+        ({"text": {"words": 200}}, r"text.words: expected .* found about 240 bytes for 512 tokens; give more text"),
         ({"models": {"x": {"from": str(ROOT)}}}, r"models.x.from: .* found .* without a config.json"),
         ({"training": {"micro_batch": 7}}, r"training.batch_sequences: expected a multiple.*nearest are 7 and 14"),
         ({"training": {"gpus": 3, "micro_batch": 1}}, r"training.gpus: .*divides the 8 micro-batches.*: 2 and 4$"),
@@ -85,6 +90,54 @@ def test_keys_that_do_not_fit_are_named(tiny, change, line):
     tiny["training"] |= {"batch_sequences": 8, "micro_batch": 8}
     with pytest.raises(InputError, match=line):
         config.check(config.merge(tiny, change))
+
+
+def test_names_on_the_hub_are_told_from_paths_that_lead_nowhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for name in ("gpt2", "gpt2-xl", "gpt2@main", "openai-community/gpt2", "EleutherAI/gpt-neo@abc"):
+        assert config.is_hub_name(name), name
+    for name in ("nowhere", "./gpt2", "/tmp/gpt2", "~/gpt2", "models/gpt2", "a/b/c", "tokenizer.json"):
+        assert not config.is_hub_name(name), name
+
+
+def test_files_with_fewer_bytes_than_the_tokens_that_are_needed_are_refused(tiny, tmp_path):
+    text = {"source": "files", "files": [str(tmp_path / "short.txt")]}
+    (tmp_path / "short.txt").write_text("x" * (8 * 64 + 128 - 1))
+    with pytest.raises(InputError, match=r"text.files: expected enough .* found about 639 bytes for 640 tokens"):
+        config.check(config.merge(tiny, {"text": text}))
+    (tmp_path / "short.txt").write_text("x" * (8 * 64 + 128))
+    config.check(config.merge(tiny, {"text": text}))
+
+
+def test_superglues_own_texts_need_all_their_files_and_a_block_that_answers_fit(tiny, tmp_path):
+    official = {"source": "official", "folder": str(tmp_path)}
+    tiny["evaluation"]["superglue"] = official
+    for folder in list(config.SUPERGLUE_FOLDERS.values())[:-1]:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "val.jsonl").touch()
+    with pytest.raises(InputError, match=r"evaluation.superglue.folder: .* found no .*WSC/val.jsonl"):
+        config.check(tiny)
+    (tmp_path / "WSC").mkdir()
+    (tmp_path / "WSC" / "val.jsonl").touch()
+    for source in (official, {"source": "hub"}):
+        tiny["evaluation"]["superglue"] = source
+        with pytest.raises(InputError, match=r"block_size: expected 512 at least for .* found 128; set block_size"):
+            config.check(tiny)
+        config.check(tiny | {"block_size": 512})
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"), [("2e-4", "write 2.0e-4"), ("1E5", "write 1.0e+5"), ("'3'", "write 3, without quotes")]
+)
+def test_a_number_that_yaml_reads_as_text_is_shown_as_it_reads_it(written, hint):
+    own = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    read = {"training": yaml.safe_load(f"learning_rate: {written}")}
+    with pytest.raises(InputError, match=r"^training.learning_rate: expected a value of type number, found '") as line:
+        config.load(config.merge(own, read), "tiny", ROOT)
+    assert str(line.value).endswith(f"; {hint}")
+    corrected = hint.removeprefix("write ").partition(",")[0]
+    assert yaml.safe_load(corrected) == float(written.strip("'"))
 
 
 def test_an_empty_file_is_named(tiny, tmp_path):

@@ -33,6 +33,12 @@ def test_only_visible_gpus_count(monkeypatch):
         assert machine.count_gpus() == count, visible
 
 
+def test_a_gpu_without_memory_of_its_own_is_given_the_machines(monkeypatch):
+    for found, expected in {"81559 MiB": 81559 * 2**20, "[N/A]": machine.host_memory()}.items():
+        monkeypatch.setattr(machine, "query_gpus", lambda field, found=found: [found])
+        assert machine.memory_of_a_rank(1) == expected
+
+
 def test_two_stages_never_hold_the_same_gpu():
     with machine.leased_gpus(2, "first"):
         first = os.environ["CUDA_VISIBLE_DEVICES"].split(",")

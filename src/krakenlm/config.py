@@ -37,6 +37,8 @@ HARDWARE = Path("config/hardware")
 TIMED = (*ARCHITECTURES, "standard-chunked")
 # Files below this many bytes are hashed anew each time; the hash of a larger one is remembered.
 QUICKLY_HASHED = 100_000_000
+# Of the embedded stories, whose words are 5.1 bytes with the blank, about, and of which none has more words than that.
+BYTES_PER_WORD, LONGEST_STORY = 6.0, 40
 # Tasks as everything here names them -> their folders in the official download.
 SUPERGLUE_FOLDERS = {
     "boolq": "BoolQ",
@@ -48,7 +50,11 @@ SUPERGLUE_FOLDERS = {
     "wic": "WiC",
     "wsc": "WSC",
 }
+# Tokens of the longest answer of SuperGLUE's own texts under a small vocabulary, about.
+SUPERGLUE_BLOCK = 512
 SUPERGLUE_KEYS = {"embedded": ("seed", "examples"), "official": ("folder",), "hub": ()}
+# On the hub, what is known without its owner's name.
+HUB_NAMES_WITHOUT_OWNER = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 # Bytes of text in OpenWebText (its dataset card: 41.70 GB uncompressed); other hub data sets are looked up by hand.
 HUB_TEXT_BYTES = {"Skylion007/openwebtext": 41_700_000_000}
 
@@ -268,7 +274,16 @@ def describe_schema_error(error: object) -> str:
         "minProperties": f"at least {expected} of them",
         "uniqueItems": "a list without repetitions",
     }.get(error.validator, error.message)
+    if error.validator == "type" and expected in ("number", "integer") and isinstance(found, str):
+        number = read_scalars(found)
+        hint = f"write {as_yaml_number(found)}" if isinstance(number, int | float) else hint
     return f"{key}: expected {wanted}, found {found!r}; {hint}"
+
+
+def as_yaml_number(text: str) -> str:
+    """A number as YAML 1.1 knows it, which takes 2e-4 for text and 2.0e-4 for a number."""
+    mantissa, found, exponent = text.strip().lower().partition("e")
+    return f"{float(mantissa)}e{int(exponent):+d}" if found else f"{text.strip()}, without quotes"
 
 
 def check(config: Mapping) -> None:
@@ -280,13 +295,10 @@ def check(config: Mapping) -> None:
     from krakenlm.training.recipe import Recipe
 
     check_text(config["text"])
+    check_amount(config)
     superglue = config["evaluation"]["superglue"]
     require(superglue, SUPERGLUE_KEYS[superglue["source"]], "evaluation.superglue")
-    if superglue["source"] == "official" and not Path(superglue["folder"]).is_dir():
-        raise InputError(
-            f"evaluation.superglue.folder: expected the folder of SuperGLUE's download, found none at "
-            f"{superglue['folder']}; correct the path"
-        )
+    check_superglue(config)
     stride = config["evaluation"].get("stride", 1)
     if stride > config["block_size"]:
         raise InputError(
@@ -348,6 +360,27 @@ def check(config: Mapping) -> None:
         )
 
 
+def check_superglue(config: Mapping) -> None:
+    superglue, text = config["evaluation"]["superglue"], config["text"]
+    if superglue["source"] == "official" and not Path(superglue["folder"]).is_dir():
+        raise InputError(
+            f"evaluation.superglue.folder: expected the folder of SuperGLUE's download, found none at "
+            f"{superglue['folder']}; correct the path"
+        )
+    for path in superglue_files(config):
+        if not Path(path).is_file():
+            raise InputError(
+                f"evaluation.superglue.folder: expected the eight tasks of SuperGLUE's download, found no {path}; "
+                "correct the path, or evaluation.superglue.split"
+            )
+    if superglue["source"] != "embedded" and not text.get("tokenizer") and config["block_size"] < SUPERGLUE_BLOCK:
+        raise InputError(
+            f"block_size: expected {SUPERGLUE_BLOCK} at least for evaluation.superglue.source "
+            f"{superglue['source']} under a tokenizer that is trained here, since SuperGLUE's longest answers have to "
+            f"fit, found {config['block_size']}; set block_size to {SUPERGLUE_BLOCK}"
+        )
+
+
 def check_hardware(key: str, name: str) -> None:
     if not hardware_file(name).is_file():
         known = ", ".join(sorted(path.stem for path in HARDWARE.glob("*.yaml")))
@@ -398,6 +431,12 @@ def check_text(text: Mapping) -> None:
     require(text, TEXT_KEYS[text["source"]], "text")
     if not text.get("tokenizer") and "vocabulary" not in text:
         raise InputError("text.tokenizer: expected a published tokenizer, or text.vocabulary to train one; set one")
+    tokenizer = text.get("tokenizer")
+    if tokenizer and not Path(tokenizer).exists() and not is_hub_name(tokenizer):
+        raise InputError(
+            f"text.tokenizer: expected gpt2, a path that exists or a name on the hub (owner/name), found {tokenizer}; "
+            "correct it"
+        )
     if text["source"] == "bin":
         bin_files(text)
     if text["source"] != "files":
@@ -405,6 +444,29 @@ def check_text(text: Mapping) -> None:
     for path in expand(text["files"]):
         if path.stat().st_size == 0:
             raise InputError(f"text.files: expected text, found the empty file {path}; leave it out")
+
+
+def check_amount(config: Mapping) -> None:
+    """Refuse a text that cannot be enough, even if every byte of it were a token.
+
+    Of files it is not known how much will be held out, so all of them are held against what is needed in all.
+    """
+    text, engines = config["text"], config["engines"]
+    if text["source"] not in ("embedded", "files"):
+        return
+    prompts = engines["prompts"] * engines["prompt_tokens"]
+    found, needed = text_bytes(text), prompts + config["block_size"]
+    if text["source"] == "embedded":
+        # At least one story is held out, and none is longer.
+        held_out = BYTES_PER_WORD * max(text["words"] * text["validation_share"], LONGEST_STORY)
+        found, needed = (held_out, prompts) if found >= needed else (found, needed)
+    if found < needed:
+        key = "words" if text["source"] == "embedded" else "files"
+        raise InputError(
+            f"text.{key}: expected enough for a window of block_size ({config['block_size']} tokens) and, held out, "
+            f"engines.prompts x engines.prompt_tokens ({prompts}), found about {found:.0f} bytes for {needed} tokens; "
+            "give more text"
+        )
 
 
 def text_files(text: Mapping) -> list[Path]:
@@ -466,8 +528,21 @@ def check_import(key: str, model: Mapping) -> None:
             f"{key}.from: expected a model folder, a GPT-2's folder or a checkpoint (.pt) of the authors' release, "
             f"found {path} without a config.json; correct the path"
         )
-    if not path.exists() and (model["from"].startswith((".", "/", "~")) or len(path.parts) > 2):
-        raise InputError(f"{key}.from: expected a path that exists or a name on the hub, found {path}; correct it")
+    if not path.exists() and not is_hub_name(model["from"]):
+        raise InputError(
+            f"{key}.from: expected a path that exists or a name on the hub (owner/name), found {path}; correct it"
+        )
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether this may be a name on the hub: `owner/name`, or one of the few that have no owner.
+
+    A path whose folder is here is none.
+    """
+    owner, found, rest = name.partition("/")
+    if not found:
+        return name.partition("@")[0] in HUB_NAMES_WITHOUT_OWNER
+    return bool(owner) and not owner.startswith((".", "~")) and "/" not in rest and not Path(owner).is_dir()
 
 
 def import_kind(source: str) -> str:
@@ -574,7 +649,7 @@ def text_bytes(text: Mapping) -> float:
     if text["source"] == "bin":
         return 0.0
     if text["source"] == "embedded":
-        return 6.0 * text["words"]
+        return BYTES_PER_WORD * text["words"]
     if text["source"] == "files":
         return sum(path.stat().st_size * EXPANSION.get(path.suffix, 1.0) for path in expand(text["files"]))
     return float(HUB_TEXT_BYTES.get(text["name"], HUB_TEXT_BYTES["Skylion007/openwebtext"]))

@@ -139,9 +139,10 @@ def device() -> str:
 
 def memory_of_a_rank(ranks: int) -> float:
     """Bytes of memory for each of `ranks` on this machine: of a GPU, or of the machine in equal parts."""
-    gpus = query_gpus("memory.total")
-    if len(gpus) >= ranks:
-        return min(float(each.split()[0]) for each in gpus) * 2**20
+    gpus = [each.split()[0] for each in query_gpus("memory.total")]
+    # A GPU that has no memory of its own, and shares the machine's, says [N/A].
+    if len(gpus) >= ranks and all(each.isdecimal() for each in gpus):
+        return min(map(float, gpus)) * 2**20
     return host_memory() / ranks
 
 

@@ -393,7 +393,9 @@ def gigabytes(count: float) -> str:
 
 
 def wall(hours: float) -> str:
-    """`3.2 d`, `5.1 h` or `12 min`."""
+    """`3.2 d`, `5.1 h`, `12 min` or `40 s`."""
     if hours >= 48:
         return f"{hours / 24:.1f} d"
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"

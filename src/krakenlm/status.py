@@ -1,23 +1,25 @@
-"""Where a run of Snakemake stands: what is done, running, left and failed.
+"""Where the reproduction stands: what is done, running, left and failed; and a run of another target after it.
 
-Snakemake's main process leaves its jobs in results/.run.json as it starts (`record`); what became of each is read in
-its own log, so it is known while it runs and afterwards, on one machine and on a cluster.
+Snakemake's main process leaves its jobs in results/.run.json as it starts, those of another target than the whole in
+results/.part.json (`record`); what became of each is read in its own log, so it is known while it runs and afterwards,
+on one machine and on a cluster.
 """
 
 import os
 import re
+import signal
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from krakenlm.config import process_identity
 from krakenlm.errors import InputError
-from krakenlm.files import read_json, write_json
+from krakenlm.files import held_locks, read_json, write_json
 
-RUN_FILE = ".run.json"
+WHOLE, PART = ".run.json", ".part.json"
 DONE, RUNNING, FAILED, LEFT = "done", "running", "failed", "left"
 LINES_OF_A_FAILURE, LINE_WIDTH = 10, 160
 # Snakemake's log: `Job 8: message` of a job that starts, or of a rule without a message a paragraph that begins with
@@ -25,22 +27,35 @@ LINES_OF_A_FAILURE, LINE_WIDTH = 10, 160
 STARTED, FINISHED = re.compile(r"Job (\d+): "), re.compile(r"Finished jobid: (\d+)\b")
 PARAGRAPHS = {RUNNING: re.compile(r"(local)?rule \w+:"), FAILED: re.compile(r"Error in rule \w+")}
 PARAGRAPHS_JOB = re.compile(r"\s+jobid: (\d+)\b")
+# `Command '... > results/tiny/corpus.log 2>&1' died with <Signals.SIGKILL: 9>.`, or, where a shell of its own has seen
+# the signal, `returned non-zero exit status 137.`
+ENDED = re.compile(r"> (\S+) 2>&1' (?:died with <Signals\.(SIG\w+)|returned non-zero exit status (\d+))")
+SIGNALLED = 128  # an exit status above it is that and the signal's number
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job of the run: its rule, what it says of itself, the log of its stage, and how it stands."""
+    """A job of a run.
+
+    output: the first file that it makes, which no other job of the run does. message: what it says of itself.
+    log: of its stage. ended: why, of a failed job that did not end by itself: `killed (SIGKILL)`, or `interrupted`.
+    """
 
     rule: str
     message: str
+    output: str
     log: Path | None
     state: str
+    ended: str = ""
 
 
 @dataclass(frozen=True)
 class Status:
-    """A run: its scale, when it began (seconds since 1970), whether its Snakemake is at work, and its jobs."""
+    """A run: of which targets ('' for the whole reproduction), its scale, when it began (seconds since 1970), whether
+    its Snakemake is at work, and its jobs.
+    """
 
+    targets: str
     scale: str
     started: float
     at_work: bool
@@ -50,47 +65,78 @@ class Status:
         return [job for job in self.jobs if job.state == state]
 
 
-def record(results: Path, scale: str, snakemake_log: str, jobs: Iterable[Mapping], finished: Mapping[str, int]) -> None:
-    """Leave what `read` needs.
+def record(
+    results: Path, scale: str, snakemake_log: str, jobs: Sequence[Mapping], finished: Sequence[Mapping], targets: str
+) -> None:
+    """Leave what `read` needs. A run that has no job to do leaves what an earlier one left.
 
     Args:
         results: folder of results.
         snakemake_log: Snakemake's own log of this run.
-        jobs: id, rule, message and log (None where it has none) of each job that this run is to do.
-        finished: how many jobs of each rule have nothing to do.
+        jobs: id, rule, message, output and log (None where it has none) of each job that this run is to do.
+        finished: rule and output of each that has nothing to do.
+        targets: what was asked for, '' for the whole reproduction.
     """
+    if not jobs:
+        return
+    if targets and (results / WHOLE).exists():
+        # What parts have done before is known by this one's jobs; the record of the part before goes.
+        whole, made = read_json(results / WHOLE), {job["output"] for job in finished}
+        now = [job for job in whole["jobs"] if job["output"] in made]
+        whole["finished"] += [{"rule": job["rule"], "output": job["output"]} for job in now]
+        whole["jobs"] = [job for job in whole["jobs"] if job not in now]
+        write_json(results / WHOLE, whole)
+    if not targets:
+        (results / PART).unlink(missing_ok=True)
     write_json(
-        results / RUN_FILE,
+        results / (PART if targets else WHOLE),
         {
+            "targets": targets,
             "scale": scale,
             "started": time.time(),
             "snakemake": process_identity(os.getpid()),
             "snakemake_log": snakemake_log,
             "jobs": list(jobs),
-            "finished": dict(finished),
+            "finished": list(finished),
         },
     )
 
 
-def read(results: Path) -> Status:
-    """How the newest run in a folder of results stands.
+def read(results: Path) -> list[Status]:
+    """How the newest run of the whole reproduction stands, and the newest of other targets where one came after it.
+
+    A job of the reproduction that the other run does, or has done, stands as it does there.
 
     Raises:
         InputError: there is none.
     """
-    if not (results / RUN_FILE).exists():
+    runs = [read_run(results, name) for name in (WHOLE, PART) if (results / name).exists()]
+    if not runs:
         raise InputError(f"{results}: expected what a run leaves there, found none; start one with `snakemake`")
-    run = read_json(results / RUN_FILE)
+    if len(runs) == 1:
+        return runs
+    whole, part = runs
+    later = {job.output: job for job in part.jobs if job.state != LEFT}
+    jobs = [job if job.state == DONE else later.get(job.output, job) for job in whole.jobs]
+    return [replace(whole, jobs=jobs), part]
+
+
+def read_run(results: Path, name: str) -> Status:
+    run = read_json(results / name)
     root = results.resolve().parent
     at_work = is_at_work(run["snakemake"])
-    states = states_in(root / run["snakemake_log"])
-    jobs = [Job(rule, rule, None, DONE) for rule, count in run["finished"].items() for _ in range(count)]
+    log = root / run["snakemake_log"]
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    states, signals = states_in(lines), signals_in(lines)
+    jobs = [Job(job["rule"], job["rule"], job["output"], None, DONE) for job in run["finished"]]
     for job in run["jobs"]:
-        state = states.get(job["id"], LEFT)
+        state, ended = states.get(job["id"], LEFT), ""
         if state == RUNNING and not at_work:
-            state = FAILED
-        jobs.append(Job(job["rule"], job["message"], job["log"] and root / job["log"], state))
-    return Status(run["scale"], run["started"], at_work, jobs)
+            state, ended = FAILED, "interrupted"
+        elif state == FAILED and job["log"] in signals:
+            ended = f"killed ({signals[job['log']]})"
+        jobs.append(Job(job["rule"], job["message"], job["output"], job["log"] and root / job["log"], state, ended))
+    return Status(run["targets"], run["scale"], run["started"], at_work, jobs)
 
 
 def is_at_work(snakemake: str) -> bool:
@@ -102,13 +148,11 @@ def is_at_work(snakemake: str) -> bool:
     return Path(f"/proc/{process}").exists() and process_identity(process) == snakemake
 
 
-def states_in(snakemake_log: Path) -> dict[int, str]:
+def states_in(snakemake_log: Sequence[str]) -> dict[int, str]:
     """What the log says last of each job it names; a retry is running again."""
     states: dict[int, str] = {}
-    if not snakemake_log.exists():
-        return states
     paragraph = None
-    for line in snakemake_log.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in snakemake_log:
         if found := STARTED.match(line):
             states[int(found[1])] = RUNNING
         elif found := FINISHED.match(line):
@@ -120,28 +164,55 @@ def states_in(snakemake_log: Path) -> dict[int, str]:
     return states
 
 
-def describe(status: Status) -> list[str]:
-    """The status as lines: a table of rules, then what runs with its progress, and what failed with its log's end."""
-    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.started))
-    lines = [f"scale {status.scale}, started {began}, {'at work' if status.at_work else 'ended'}"]
+def signals_in(snakemake_log: Sequence[str]) -> dict[str, str]:
+    """Log of a stage -> name of the signal that ended it, the last time that it ended by one."""
+    signals: dict[str, str] = {}
+    known = {each.value: each.name for each in signal.Signals}
+    for line in snakemake_log:
+        if found := ENDED.search(line):
+            log, name, status = found.groups()
+            if name := name or known.get(int(status) - SIGNALLED, ""):
+                signals[log] = name
+            else:
+                signals.pop(log, None)
+    return signals
+
+
+def describe(results: Path) -> Iterator[str]:
+    """How the runs in a folder of results stand, as lines; stages that have outlived their Snakemake at the end.
+
+    Raises:
+        InputError: there is no run.
+    """
+    runs = read(results)
+    for run in runs:
+        yield from describe_run(run)
+    if not any(run.at_work for run in runs):
+        yield from (f"still at work, without its snakemake: {holder}" for holder in held_locks(results))
+
+
+def describe_run(run: Status) -> Iterator[str]:
+    """A table of rules, then what runs with its progress, and what failed with its log's end."""
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started))
+    title = f"{run.targets}, scale" if run.targets else "scale"
+    yield f"{title} {run.scale}, started {began}, {'at work' if run.at_work else 'ended'}"
     states = (DONE, RUNNING, LEFT, FAILED)
-    counts = {rule: Counter(job.state for job in status.jobs if job.rule == rule) for rule in rules(status)}
+    counts = {rule: Counter(job.state for job in run.jobs if job.rule == rule) for rule in rules(run)}
     width = max(map(len, counts), default=0)
-    lines.append(f"{'':{width}}" + "".join(f"{state:>9}" for state in states))
-    lines += [
-        f"{rule:{width}}" + "".join(f"{count[state] or '':>9}" for state in states) for rule, count in counts.items()
-    ]
-    lines.append(f"{'':{width}}" + "".join(f"{len(status.having(state)):>9}" for state in states))
-    for job in status.having(RUNNING):
-        lines.append(f"running: {job.message}" + "".join(f"\n    {line}" for line in last_lines(job.log, 1)))
-    for job in status.having(FAILED):
-        lines.append(f"failed: {job.message}" + (f" ({job.log})" if job.log else ""))
-        lines += [f"    {line}" for line in last_lines(job.log, LINES_OF_A_FAILURE)]
-    return lines
+    yield f"{'':{width}}" + "".join(f"{state:>9}" for state in states)
+    for rule, count in counts.items():
+        yield f"{rule:{width}}" + "".join(f"{count[state] or '':>9}" for state in states)
+    yield f"{'':{width}}" + "".join(f"{len(run.having(state)):>9}" for state in states)
+    for job in run.having(RUNNING):
+        yield f"running: {job.message}" + "".join(f"\n    {line}" for line in last_lines(job.log, 1))
+    for job in run.having(FAILED):
+        yield f"{job.ended or FAILED}: {job.message}" + (f" ({job.log})" if job.log else "")
+        lines = last_lines(job.log, LINES_OF_A_FAILURE) or ["it has written nothing into its log"]
+        yield from (f"    {line}" for line in lines)
 
 
-def rules(status: Status) -> list[str]:
-    return list(dict.fromkeys(job.rule for job in status.jobs))
+def rules(run: Status) -> list[str]:
+    return list(dict.fromkeys(job.rule for job in run.jobs))
 
 
 def last_lines(path: Path | None, count: int) -> list[str]:

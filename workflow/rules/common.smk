@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 
 from krakenlm import config as settings
@@ -106,23 +105,27 @@ def after_dry_run():
 
 def record_jobs(log):
     """Leave what this run is to do where `krakenlm status` looks for it."""
-    left, finished = [], Counter()
+    left, finished = [], []
     waiting = set(workflow.dag.needrun_jobs())
+    whole = False
     for job in workflow.dag.jobs:
+        whole = whole or job.rule.name == "all"
         if not job.output:  # `all`, which only names the others
             continue
         if job not in waiting:
-            finished[job.rule.name] += 1
+            finished.append({"rule": job.rule.name, "output": str(job.output[0])})
         else:
             left.append(
                 {
                     "id": workflow.dag.jobid(job),
                     "rule": job.rule.name,
                     "message": job.message or job.rule.name,
-                    "log": job.log[0] if job.log else None,
+                    "output": str(job.output[0]),
+                    "log": str(job.log[0]) if job.log else None,
                 }
             )
-    status.record(Path("results"), SCALE, log, left, finished)
+    targets = "" if whole else " ".join(sorted(workflow.dag_settings.targets))
+    status.record(Path("results"), SCALE, log, left, finished, targets)
 
 
 def tasks(model):

@@ -10,8 +10,8 @@ commands = typer.Typer()
 
 @commands.command()
 def status(results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results")) -> None:
-    """Show what of the newest run of Snakemake is done, running, left and failed, with the ends of the failed logs."""
+    """Show what of the reproduction is done, running, left and failed, with the ends of the failed logs."""
     from krakenlm import status as runs
 
-    for line in runs.describe(runs.read(results)):
+    for line in runs.describe(results):
         print(line)
