@@ -205,22 +205,22 @@ def test_the_number_of_shards_follows_from_the_size(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("x" * 1000)
     text = {"source": "files", "files": [str(tmp_path / "a.txt")]}
     assert config.shards(text) == 1
-    monkeypatch.setattr(config, "SHARD_BYTES", 300)
+    monkeypatch.setattr(config.text, "SHARD_BYTES", 300)
     assert config.shards(text) == 4
     assert config.shards({"source": "hub", "name": "Skylion007/openwebtext"}) == config.MOST_SHARDS
 
 
 def test_hashes_of_large_files_are_remembered_for_the_next_process(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "QUICKLY_HASHED", 3)
-    monkeypatch.setattr(config, "KNOWN_HASHES", {})
+    monkeypatch.setattr(config.hashes, "QUICKLY_HASHED", 3)
+    monkeypatch.setattr(config.hashes, "KNOWN_HASHES", {})
     paths = [tmp_path / name for name in ("a.txt", "b.txt")]
     for path in paths:
         path.write_text(path.name)
     hashes = config.content_hashes(paths)
     assert hashes == [hashlib.sha256(path.name.encode()).hexdigest() for path in paths]
-    monkeypatch.setattr(config, "KNOWN_HASHES", {})
-    monkeypatch.setattr(config, "hash_file", None)
+    monkeypatch.setattr(config.hashes, "KNOWN_HASHES", {})
+    monkeypatch.setattr(config.hashes, "hash_file", None)
     assert config.content_hashes(paths) == hashes
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from krakenlm import config as settings
 from krakenlm.latency import hardware
 from krakenlm.machine import gpu_names, host_memory, memory_of_a_rank, processor
+from krakenlm.models import ARCHITECTURES
 from krakenlm.models.sizing import (
     forward_flops_per_token,
     parameter_count,
@@ -175,7 +176,7 @@ def all_jobs(config: Mapping) -> list[tuple[str, dict]]:
     cells = [{"size": size, "tp": str(tp)} for size in latency["sizes"] for tp in latency["tp"]]
     timed = [("ttft", cell) for cell in cells]
     if config["engine"] == "tensorrt_llm":
-        names = [name for name in latency["architectures"] if name in settings.ARCHITECTURES]
+        names = [name for name in latency["architectures"] if name in ARCHITECTURES]
         timed += [("tensorrt_build_shape", cell | {"architecture": name}) for cell in cells for name in names]
     return [("corpus", {}), ("tokens", {}), *trained, ("engines", {}), *timed]
 
@@ -338,7 +339,7 @@ def engine_bytes(config: Mapping, size: Mapping, architecture: str, tp: int) -> 
 
 def timed_sizes(config: Mapping, size: Mapping, architecture: str, tp: int) -> dict:
     """Sizes of an architecture of a timed shape; another way to run one has the sizes of what it runs."""
-    latency, name = config["latency"], architecture if architecture in settings.ARCHITECTURES else "standard"
+    latency, name = config["latency"], architecture if architecture in ARCHITECTURES else "standard"
     shape = {"n_layer": size["n_layer"], "vocab_size": latency["vocab_size"], "block_size": max(latency["contexts"])}
     return shape | sizes_of(name, size["width"], size["n_head"], tp)
 

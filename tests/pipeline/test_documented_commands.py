@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pytest
 import transformers
 import typer
+import yaml
 
 from krakenlm import config as settings
 from krakenlm.cli import app
@@ -154,7 +155,7 @@ def check_snakemake(words: list[str]) -> None:
         return
     given = settings.own_config()
     for path in found.configfile or []:
-        given = settings.merge(given, settings.yaml.safe_load((ROOT / path).read_text()))
+        given = settings.merge(given, yaml.safe_load((ROOT / path).read_text()))
     given = settings.merge(given, settings.read_scalars(parse_config(found.config)))
     scale = settings.resolve_scale(given["scale"], gpus=0)
     settings.load(given, scale, ROOT)

@@ -13,6 +13,7 @@ from krakenlm import plan, price, status
 from krakenlm.errors import InputError
 from krakenlm.files import claim, held_locks
 from krakenlm.inference.tensorrt import available
+from krakenlm.machine import count_gpus
 from krakenlm.models import ARCHITECTURES
 from krakenlm.tracking import folders
 
@@ -202,7 +203,7 @@ ENGINES = [
     f"{model_folder(model, seed)}/tp{settings.engine_tp(CONFIG, model)}"
     for model, seed in settings.model_seeds(CONFIG)
 ]
-GPUS = settings.count_gpus() if CONFIG["device"] == "cuda" and not ON_CLUSTER else 0
+GPUS = count_gpus() if CONFIG["device"] == "cuda" and not ON_CLUSTER else 0
 if workflow.is_main_process and not ON_CLUSTER and not plan.is_dry_run(sys.argv):
     # Set nowhere else: Snakemake silently cuts a job's request to it.
     workflow.global_resources["gpu"] = GPUS
