@@ -34,7 +34,7 @@ def test_perplexity_agrees_within_the_margin_and_differs_beyond_no_difference(lo
 
 def test_perplexity_is_a_ratio_with_its_interval():
     perplexity, *_ = three([comparison(LOSS, math.log(1.25), math.log(1.1), math.log(1.4))])
-    assert perplexity.ours == "kraken-2way 1.250\u00d7 [1.100\u00d7 to 1.400\u00d7] that of standard"
+    assert perplexity.ours == "kraken-2way 1.250\u00d7 [1.100 to 1.400] that of standard"
 
 
 def test_a_comparison_of_standard_with_kraken_is_turned_round():
@@ -63,7 +63,7 @@ def test_superglue_is_the_mean_over_tasks_with_multirc_once_and_corrected():
 
 def test_equal_answers_throughout_are_still_uncertain():
     superglue = three([comparison("boolq, acc", 0.0, "", "")])[1]
-    assert superglue.ours.startswith("kraken-2way +0.0 [-0.5 to +0.5]")  # 1.96 / 400
+    assert superglue.ours.startswith("kraken-2way +0.0 [\u22120.5 to +0.5]")  # 1.96 / 400
     assert superglue.word == AGREES
 
 

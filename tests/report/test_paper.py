@@ -6,8 +6,7 @@ import pytest
 from krakenlm.errors import InputError
 from krakenlm.files import refuse_other_files
 from krakenlm.report.elements import Cell, Column, Figure, Group, Section, Table
-from krakenlm.report.figures import Palette, bars_by_context
-from krakenlm.report.paper import figures, latex, legend
+from krakenlm.report.paper import figures, latex
 
 
 @pytest.fixture
@@ -50,13 +49,12 @@ def test_two_charts_of_one_name_are_two_files():
     assert [name for name, _ in figures([Section("s", "S", [], groups=[group])])] == ["s-a-b-c", "s-a-b-c-2"]
 
 
-def test_parts_of_a_bar_are_no_architectures_in_a_legend():
-    value = {"series": "a", "context": 16, "value": 1.0, "low": None, "high": None, "text": ""}
-    values = [value | {"place": place} for place in ("0", "4")]
-    spec = bars_by_context(values, Palette([]), "ms")
-    assert legend(spec, Palette([])) != spec
-    parts = bars_by_context([part | {"order": 1} for part in values], Palette([]), "ms")
-    assert legend(parts, Palette([])) == parts
+def test_parts_of_a_bar_have_a_legend_of_their_own_names_and_colours(folders):
+    (bars,) = folders[0].glob("breakdown-*-context-16.svg")
+    shown = re.findall(r">([^<>]+)</text>", bars.read_text())
+    assert {"GEMM", "GEMM under an AllReduce", "attention", "AllReduce, exposed", "other"} <= set(shown)
+    assert "#2f7fb8" in bars.read_text()  # the light colour of GEMM
+    assert "var(" not in bars.read_text()
 
 
 def test_a_folder_that_holds_more_than_charts_is_not_replaced(tmp_path):

@@ -7,19 +7,19 @@ from krakenlm.report.figures import stacked_bars
 from krakenlm.report.numbers import Row, count, digits, distinct, number, plural, sentence, span
 from krakenlm.report.ttft import CELL, how, split
 
-# Parts that add up to a prefill, in the order of a bar: column, name, and whose colour it has.
-PARTS = (
-    ("norm_ms", "norm", "7"),
-    ("gemm_ms", "GEMM", "0"),
-    ("gemm_overlapped_ms", "GEMM under an AllReduce", "1"),
-    ("attention_ms", "attention", "2"),
-    ("lm_head_ms", "LM head", "3"),
-    ("other_ms", "other", "reference"),
-    ("all_reduce_exposed_ms", "AllReduce, exposed", "4"),
-)
+# Parts that add up to a prefill, in the order of a bar and of the colours --part-0, --part-1, ...: column and name.
+PARTS = {
+    "norm_ms": "norm",
+    "gemm_ms": "GEMM",
+    "gemm_overlapped_ms": "GEMM under an AllReduce",
+    "attention_ms": "attention",
+    "lm_head_ms": "LM head",
+    "other_ms": "other",
+    "all_reduce_exposed_ms": "AllReduce, exposed",
+}
 NEEDED = (
     "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs", "prefill_ms",
-    *(column for column, _, _ in PARTS), "all_reduce_hidden_ms", "source",
+    *PARTS, "all_reduce_hidden_ms", "source",
 )  # fmt: skip
 
 
@@ -52,11 +52,13 @@ def group(rows: list[Row]) -> Group:
         Figure(
             f"context {context}",
             f"Milliseconds of a prefill by what they go to, {title}, context {context}; the table below has figures.",
-            stacked_bars(parts_of([row for row in rows if row["context"] == context]), "prefill, ms"),
+            stacked_bars(
+                parts_of([row for row in rows if row["context"] == context]), list(PARTS.values()), "prefill, ms"
+            ),
         )
         for context in distinct(rows, "context")
     ]
-    legend = [Sample(name, "", place=place) for _, name, place in PARTS]
+    legend = [Sample(name, "", place=f"part-{order}") for order, name in enumerate(PARTS.values())]
     return Group(title, figures, f"{sentence(how(rows))}.", legend)
 
 
@@ -65,13 +67,13 @@ def parts_of(rows: Sequence[Row]) -> list[dict]:
     return [
         {
             "label": " ".join(word for word in (row["architecture"], row["degree"]) if word),
-            "place": place,
+            "part": name,
             "order": order,
             "value": value,
             "text": f"{row['architecture']}, {name}: {digits(value)} of {digits(row['prefill_ms'])} ms",
         }
         for row in rows
-        for order, (column, name, place) in enumerate(PARTS)
+        for order, (column, name) in enumerate(PARTS.items())
         if (value := number(row[column])) is not None
     ]
 
@@ -83,7 +85,7 @@ def every_row(rows: Sequence[Row]) -> Table:
         Column("tp", "ranks", count),
         Column("context", "context", count),
         Column("prefill_ms", "prefill, ms", digits, "mean of the profiled runs"),
-        *(Column(column, name, digits, "ms") for column, name, _ in PARTS),
+        *(Column(column, name, digits, "ms") for column, name in PARTS.items()),
         Column("all_reduce_hidden_ms", "AllReduce, hidden", digits, "ms under compute"),
         Column("link", "link"),
         Column("layers_measured", "layers", count, "layers that were run; the others take what a layer takes"),

@@ -44,7 +44,7 @@ class Estimate:
     word: str
 
     def shown(self, show) -> str:
-        interval = "" if self.low is None else f" [{show(self.low)} to {show(self.high)}]"
+        interval = "" if self.low is None else f" [{show(self.low)} to {show(self.high)}]".replace("\u00d7", "")
         return f"{self.name} {show(self.value)}{interval}"
 
 
@@ -118,7 +118,7 @@ def perplexity(pairs: Sequence[Row]) -> Claim:
         value, low, high, margin = (number(rows[0][key]) for key in ("difference", "ci_low", "ci_high", "margin"))
         ratios = [None if end is None else math.exp(end) for end in (low, high)]
         estimates.append(Estimate(model, math.exp(value), *ratios, within(low, high, margin)))
-    ours = "; ".join(estimate.shown(lambda x: f"{x:.3f}\u00d7") for estimate in estimates)
+    ours = ";\n".join(estimate.shown(lambda x: f"{x:.3f}\u00d7") for estimate in estimates)
     theirs = "On OpenWebText similar to GPT-2\u2019s at equal parameters (figures not available to this project)"
     return judged("Perplexity", theirs, pairs, estimates, f"{ours} that of standard", "perplexity")
 
@@ -127,7 +127,7 @@ def superglue(pairs: Sequence[Row]) -> Claim:
     pairs = [row for row in pairs if not comparisons.is_loss(row) and number(row["difference"]) is not None]
     estimates = [mean_over_tasks(model, one_a_task(rows)) for model, rows in by_model(pairs).items()]
     tasks = plural(len({row["measure"].split(",")[0] for row in pairs}), "task")
-    ours = "; ".join(estimate.shown(lambda x: f"{100 * x:+.1f}") for estimate in estimates)
+    ours = ";\n".join(estimate.shown(lambda x: f"{100 * x:+.1f}".replace("-", "\u2212")) for estimate in estimates)
     theirs = "Zero-shot scores reported beside GPT-2\u2019s (figures not available to this project)"
     return judged(
         "SuperGLUE", theirs, pairs, estimates, f"{ours} points against standard, mean of {tasks}", "superglue"

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from krakenlm.report.elements import Cell, Column, Table
-from krakenlm.report.numbers import Row, digits, distinct, number, plural
+from krakenlm.report import elements
+from krakenlm.report.elements import Column, Table
+from krakenlm.report.numbers import Row, count, digits, distinct, number, plural, short
 
 NEEDED = (
     "model", "against", "measure", "data", "difference", "ci_low", "ci_high", "p_value", "margin", "p_equivalence",
@@ -25,12 +26,12 @@ def sentence(rows: Sequence[Row]) -> str:
         "equivalent": sum("equivalent" in verdict for verdict in verdicts),
         "neither": sum(verdict.startswith("no difference") for verdict in verdicts),
     }
-    margins = " and ".join(map(digits, distinct(rows, "margin")))
+    margins = " and ".join(map(short, distinct(rows, "margin")))
     return (
         f"Two models on the same documents or examples, {plural(len(rows), 'comparison')}: different in "
         f"{counts['different']} (p below 0.05; in about {0.05 * len(rows):.0f} if no two differed), equivalent within "
-        f"{margins} in {counts['equivalent']}, and in {counts['neither']} no difference at this sample size, which "
-        "does not mean that they are equal."
+        f"{margins} in {counts['equivalent']} (a small difference can be both), and in {counts['neither']} no "
+        "difference at this sample size, which does not mean that they are equal."
     )
 
 
@@ -40,34 +41,24 @@ def table(name: str, caption: str, rows: Sequence[Row]) -> list[Table]:
         return []
     columns = [
         Column("model", "model"),
-        Column("against", "less"),
+        Column("against", "against"),
         Column("measure", "measure"),
-        Column("difference", "difference", str),
-        Column("interval", "95% interval"),
-        Column("p_value", "p", str, "of a difference at least this large if there is none"),
-        Column("margin", "margin", str, "differences within it do not matter"),
-        Column("p_equivalence", "p of equivalence", str, "two one-sided tests; below 0.05 it lies within the margin"),
-        Column("verdict", "verdict"),
-        Column("seeds", "seeds", str, "with one, the spread between trainings is not in the interval"),
-        Column("n", "documents or examples", str),
+        Column("difference", "difference", signed, "of the first less the second"),
+        Column("interval", "95% interval", None, "of the difference", result=True),
+        Column("p_value", "p", probability, "of a difference at least this large if there is none"),
+        Column("margin", "margin", short, "differences within it do not matter"),
+        Column("p_equivalence", "p of equivalence", probability, "two one-sided tests; below 0.05: within the margin"),
+        Column("verdict", "verdict", result=True),
+        Column("seeds", "seeds", short, "with one, the spread between trainings is not in the interval"),
+        Column("n", "n", count, "documents or examples"),
     ]
-    return [Table(name, caption, columns, [cells(row) for row in rows])]
+    return [elements.table(name, caption, columns, [row | {"interval": interval(row, signed)} for row in rows])]
 
 
-def cells(row: Row) -> list[Cell]:
-    return [
-        Cell(row["model"], row["model"]),
-        Cell(row["against"], row["against"]),
-        Cell(row["measure"], row["measure"]),
-        Cell(signed(row["difference"]), row["difference"]),
-        Cell(interval(row, signed)),
-        Cell(digits(row["p_value"], 2), row["p_value"]),
-        Cell(digits(row["margin"]), row["margin"]),
-        Cell(digits(row["p_equivalence"], 2), row["p_equivalence"]),
-        Cell(row["verdict"], row["verdict"]),
-        Cell(row["seeds"], row["seeds"]),
-        Cell(row["n"], row["n"]),
-    ]
+def probability(text: str) -> str:
+    """At two digits; what is next to nothing as below 0.001."""
+    value = number(text)
+    return "< 0.001" if value is not None and value < 0.001 else digits(text, 2)
 
 
 def signed(text: str) -> str:

@@ -6,7 +6,10 @@ The exact text of a CSV travels in every cell beside what is shown.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from krakenlm.report.numbers import Row, number
+from krakenlm.report.numbers import Row, count, number, short
+
+# How settings are shown, as text and numbers that were chosen; what was measured is shown in other ways.
+SETTINGS = (None, count, short)
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Sample:
-    """An entry of a legend: its name, the architecture whose colour it has (or, of what is none, the colour's place),
-    and for lines the pattern of dashes."""
+    """An entry of a legend: its name, the architecture whose colour it has (or `part-<n>`, of a part of a bar), and of
+    lines the pattern of dashes."""
 
     name: str
     architecture: str
@@ -68,12 +71,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its key in the rows, its head, how its values are shown, the head's explanation."""
+    """One column: its key in the rows, its head, how its values are shown, the head's explanation, and whether a text
+    in it is a result, which has its place in every row."""
 
     key: str
     title: str
     show: Callable[[object], str] | None = None
     explanation: str = ""
+    result: bool = False
 
     @property
     def numeric(self) -> bool:
@@ -87,18 +92,23 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page; `columns` have `title`, `numeric`, `explanation`."""
+    """A table of the page; `columns` have `title`, `numeric`, `explanation`; `same` is what holds for every row."""
 
     name: str
     caption: str
     columns: Sequence[Column]
     rows: list[list[Cell]] = field(default_factory=list)
+    same: str = ""
 
 
 def table(name: str, caption: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
-    """A table of chosen columns. A column without a value in any row is left out."""
+    """A table of chosen columns. One without a value in any row is left out, one setting of all said once, above."""
     kept = [column for column in columns if any(row.get(column.key) for row in rows)]
-    return Table(name, caption, kept, [[column.cell(row) for column in kept] for row in rows])
+    settings = [column for column in kept[1:] if column.show in SETTINGS and not column.result]
+    once = [column for column in settings if len(rows) > 1 and len({row.get(column.key) for row in rows}) == 1]
+    kept = [column for column in kept if column not in once]
+    same = "; ".join(f"{column.title} {column.cell(rows[0]).text}" for column in once)
+    return Table(name, caption, kept, [[column.cell(row) for column in kept] for row in rows], same)
 
 
 def verbatim(name: str, caption: str, rows: Sequence[Row]) -> Table | None:

@@ -14,6 +14,7 @@ PLACES = (*(str(index) for index in range(len(SHAPES))), REFERENCE)
 # Of the specifications, as altair writes them.
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 POINTS_PER_CURVE = 300
+STRONGEST = 0.55  # opacity of a field, so that the number on it can be read
 Values = Sequence[Mapping]
 
 
@@ -127,22 +128,49 @@ def lines_by_bandwidth(values: Values, palette: Palette, title: str, limits: tup
     return specification(alt.layer(*layers), 220)
 
 
-def stacked_bars(values: Values, title: str) -> dict:
-    """A row of its own for each label, its parts one after another.
+def stacked_bars(values: Values, parts: Sequence[str], title: str) -> dict:
+    """A row of its own for each label, its parts one after another in the colours --part-0, --part-1, ...
 
     Args:
-        values: {label, place, order, value, text} in the order of the rows; `order` is that of the parts.
+        values: {label, part, order, value, text} in the order of the rows; `order` is that of the parts.
+        parts: the names of all parts in their order.
         title: of the horizontal axis, which starts at 0.
     """
+    scale = alt.Scale(domain=list(parts), range=[f"var(--part-{order})" for order in range(len(parts))])
     labels = list(dict.fromkeys(value["label"] for value in values))
     chart = alt.Chart(data(values)).encode(
         x=alt.X("value:Q", title=title, stack="zero", axis=alt.Axis(tickCount=5)),
         y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(labelLimit=150, ticks=False, domain=False)),
         order="order:O",
-        color=Palette([]).colour(),
+        color=alt.Color("part:N", scale=scale, legend=None),
         tooltip="text:N",
     )
-    return specification(alt.layer(chart.mark_bar(fillOpacity=0.85)), max(26 * len(labels), 44))
+    return specification(alt.layer(chart.mark_bar()), max(26 * len(labels), 44))
+
+
+def squares(values: Values, rows: Sequence[str], title: str) -> dict:
+    """A field for each row and column with a factor in it: Kraken's colour above 1, standard's below, stronger with it.
+
+    Args:
+        values: {row, column, faster, strength, shown, text}; `faster` is kraken or standard, strength 0 to 1.
+        rows: in their order; columns stand in that of their numbers.
+        title: of the horizontal axis.
+    """
+    columns = sorted({value["column"] for value in values}, key=int)
+    chart = alt.Chart(data(values)).encode(
+        x=alt.X("column:N", sort=columns, title=title, axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("row:N", sort=list(rows), title=None, axis=alt.Axis(ticks=False, domain=False)),
+        tooltip="text:N",
+    )
+    places = {name: f"var(--place-{ARCHITECTURES.index(name)})" for name in ("kraken", "standard")}
+    colour = alt.Scale(domain=list(places), range=list(places.values()))
+    strength = alt.Scale(domain=[0, 1], range=[0.05, STRONGEST], clamp=True)
+    fields = chart.mark_rect().encode(
+        color=alt.Color("faster:N", scale=colour, legend=None),
+        fillOpacity=alt.FillOpacity("strength:Q", scale=strength, legend=None),
+    )
+    numbers = chart.mark_text(fontSize=11, fill="var(--ink)").encode(text="shown:N")
+    return specification(alt.layer(fields, numbers), max(28 * len(rows), 60))
 
 
 def dots_by_size(values: Values, palette: Palette, title: str) -> dict:
@@ -153,20 +181,32 @@ def dots_by_size(values: Values, palette: Palette, title: str) -> dict:
             where the same model has one already.
         title: of the vertical axis, which does not start at 0.
     """
-    scale = alt.Scale(zero=False, nice=True, padding=30)
+    scale = alt.Scale(zero=False, nice=False, padding=85)  # room for names on both sides
     x = alt.X("parameters:Q", title="parameters", scale=scale, axis=alt.Axis(tickCount=5, format="~s", grid=False))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=12))
     chart = alt.Chart(data(values)).encode(x=x, color=palette.colour())
     bounded = [value for value in values if value["low"] is not None]
-    layers = [
-        chart.mark_point(filled=True, size=65, opacity=1).encode(y=y, shape=palette.shape(), tooltip="text:N"),
-        alt.Chart(data([value for value in values if value["label"]]))
-        .mark_text(align="left", dx=8, baseline="middle")
-        .encode(x=x, y=y, text="label:N"),
-    ]
+    layers = [chart.mark_point(filled=True, size=65, opacity=1).encode(y=y, shape=palette.shape(), tooltip="text:N")]
+    named = [value for value in values if value["label"]]
+    left = [value for value in named if is_crowded(value, named)]
+    for align, dx, part in (("right", -8, left), ("left", 8, [value for value in named if value not in left])):
+        if part:
+            names = alt.Chart(data(part)).mark_text(align=align, dx=dx, baseline="middle")
+            layers.append(names.encode(x=x, y=y, text="label:N"))
     if bounded:
         layers.insert(0, chart.properties(data=data(bounded)).mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q"))
     return specification(alt.layer(*layers), 260)
+
+
+def is_crowded(value: Mapping, values: Values) -> bool:
+    """Whether the next dot to the right stands where this one's name would: then it goes to the left."""
+    wide = max(v["parameters"] for v in values) - min(v["parameters"] for v in values)
+    ends = [end for v in values for end in (v["value"], v["low"], v["high"]) if end is not None]
+    return any(
+        0 < other["parameters"] - value["parameters"] < 0.2 * wide
+        and abs(other["value"] - value["value"]) < 0.08 * (max(ends) - min(ends))
+        for other in values
+    )
 
 
 def context_axis(**scale: float) -> alt.X:

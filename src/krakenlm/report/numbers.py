@@ -33,6 +33,12 @@ def count(text: object) -> str:
     return str(text) if value is None else f"{value:,.0f}"
 
 
+def short(text: str) -> str:
+    """`0.02`: a number without zeros at its end."""
+    value = number(text)
+    return text if value is None else f"{value:g}"
+
+
 def times(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}\u00d7"
 

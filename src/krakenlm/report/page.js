@@ -1,6 +1,7 @@
 // Charts in the colours of the page; tables that sort; what a reader switches off leaves both.
 (() => {
   "use strict";
+  const AXIS = 45; // pixels that a horizontal axis and its title take
   const PLACES = ["0", "1", "2", "3", "4", "5", "6", "7", "reference"];
 
   // Colours are the page's own variables, so charts follow its colour scheme, and paper, by themselves.
@@ -23,22 +24,29 @@
   const charts = [...document.querySelectorAll(".chart")].map((place) => ({
     place, spec: JSON.parse(place.closest("figure").querySelector(".spec").textContent), view: null,
   }));
+  // Room for each before it is drawn, so that nothing moves below a reader's eyes.
+  for (const { place, spec } of charts) place.style.minHeight = `${spec.height + AXIS}px`;
   const hidden = new Set(); // places of the architectures that the reader has switched off
-
-  // Parts of a bar, which have an order, borrow the architectures' colours.
-  const isHidden = (value) => value.order === undefined && hidden.has(value.place);
 
   // The specification without what is switched off. A chart with nothing left keeps all of it, and is dimmed.
   function shown(spec) {
+    const placed = Object.values(spec.datasets).flat().filter((value) => value.place);
+    if (placed.length && placed.every((value) => hidden.has(value.place))) return null;
     const datasets = Object.fromEntries(Object.entries(spec.datasets).map(([name, values]) =>
-      [name, values.filter((value) => !isHidden(value))]));
-    const empty = Object.values(spec.datasets).every((values) => values.every((value) => !value.place || isHidden(value)));
-    return empty ? null : { ...spec, datasets };
+      [name, values.filter((value) => !hidden.has(value.place))]));
+    return { ...spec, datasets };
   }
 
+  // The page can be read and scrolled between two charts.
+  const pause = () => new Promise((done) => setTimeout(done));
+  let drawing = 0;
+
   async function draw() {
-    const config = theme();
+    const config = theme(), mine = ++drawing;
+    delete document.documentElement.dataset.drawn;
     for (const chart of charts) {
+      await pause();
+      if (mine !== drawing) return; // another one has begun, with other architectures
       const spec = shown(chart.spec);
       chart.place.classList.toggle("dimmed", !spec);
       chart.view?.finalize();

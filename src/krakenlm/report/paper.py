@@ -3,6 +3,7 @@
 Charts have the page's light colours and carry their own legend and title. Tables need the package booktabs.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,9 +57,9 @@ def slug(title: str) -> str:
 
 
 def light_colours(style: str) -> dict[str, str]:
-    """The colours of the first rule of page.css, which are those of its light scheme, by place."""
+    """The colours of the first rule of page.css, which are those of its light scheme: `ink`, `place-0`, `part-0`."""
     first = style[: style.index("}")]
-    return dict(re.findall(r"--place-(\w+): (#[0-9a-f]{6})", first))
+    return dict(re.findall(r"--(ink|(?:place|part)-\w+): (#[0-9a-f]{6})", first))
 
 
 def standing_alone(figure: Figure, palette: Palette, colours: Mapping[str, str]) -> dict:
@@ -66,7 +67,7 @@ def standing_alone(figure: Figure, palette: Palette, colours: Mapping[str, str])
     label = {"labelColor": SOFT, "titleColor": SOFT, "titleFontWeight": "normal"}
     config = {
         "font": "Liberation Sans",
-        "range": {"category": [colours[place] for place in PLACES]},
+        "range": {"category": [colours[f"place-{place}"] for place in PLACES]},
         "view": {"stroke": None},
         "axis": label | {"gridColor": LINE, "domainColor": SOFT, "tickColor": SOFT},
         "axisY": {"domain": False, "ticks": False},
@@ -76,18 +77,18 @@ def standing_alone(figure: Figure, palette: Palette, colours: Mapping[str, str])
         "style": {"whisker": {"stroke": INK, "strokeWidth": 1}},
     }
     title = {"text": figure.title, "anchor": "start", "fontSize": 12, "color": INK}
-    return legend(figure.spec, palette) | {"width": WIDTH, "title": title, "background": "white", "config": config}
+    spec = json.dumps(legend(figure.spec, palette))
+    spec = json.loads(re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], spec))
+    return spec | {"width": WIDTH, "title": title, "background": "white", "config": config}
 
 
 def legend(spec: dict, palette: Palette) -> dict:
-    """The specification with a legend of the architectures that it shows, where there are several."""
+    """The specification with a legend of the architectures that it shows, where there are several, or of the parts."""
     values = [value for part in spec.get("datasets", {}).values() for value in part]
-    # Parts of a bar, which have an order, borrow the architectures' colours.
-    found = {value["place"] for value in values if "place" in value and "order" not in value}
+    found = {value["place"] for value in values if "place" in value}
     names = {place: name for name in palette.architectures if (place := palette.place(name)) in found}
-    if len(names) < 2:
-        return spec
     shown = {"values": list(names), "labelExpr": f"({names!r})[datum.label]", "title": None}
+    legends = {"part": {"title": None, "columns": 4}} | ({"place": shown} if len(names) > 1 else {})
 
     def with_legend(part: object) -> object:
         if isinstance(part, list):
@@ -95,7 +96,8 @@ def legend(spec: dict, palette: Palette) -> dict:
         if not isinstance(part, dict):
             return part
         changed = {key: value if key == "datasets" else with_legend(value) for key, value in part.items()}
-        return changed | {"legend": shown} if part.get("field") == "place" and "legend" in part else changed
+        has_one = "legend" in part and part["field"] in legends
+        return changed | {"legend": legends[part["field"]]} if has_one else changed
 
     return with_legend(spec)
 
@@ -114,6 +116,7 @@ def latex(table: Table) -> str:
     """A tabular with the rules of booktabs; the caption and the columns' explanations are comments."""
     kinds = "".join("r" if column.numeric else "l" for column in table.columns)
     lines = [f"% {table.caption}".replace("\n", " ")]
+    lines += [f"% In every row: {table.same}".replace("\n", " ")] if table.same else []
     lines += [f"% {column.title}: {column.explanation}" for column in table.columns if column.explanation]
     lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", row(column.title for column in table.columns), r"\midrule"]
     lines += [row(f"{cell.text} {cell.note}".strip() for cell in cells) for cells in table.rows]

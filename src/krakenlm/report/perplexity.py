@@ -164,33 +164,26 @@ def levels(rows: Sequence[Row], key: str) -> list[dict]:
 
 def final_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
     """The networks after training, a chart for each protocol; beside n-grams they would all look the same."""
-    groups = []
+    figures, floored = [], False
     scored = [row for row in rows if not is_ngram(row) and number(row["perplexity"]) is not None]
     for protocol in dict.fromkeys(row["protocol"] for row in scored):
         part = sorted((row for row in scored if row["protocol"] == protocol), key=lambda row: float(row["perplexity"]))
         floors = [value for text in distinct(part, "floor_perplexity") if (value := number(text)) is not None]
-        spec = dots(
-            [dot(row, palette) for row in part],
-            palette,
-            "perplexity",
-            mark=floors[0] if len(floors) == 1 else None,
-        )
-        figure = Figure("Perplexity", "Perplexity of each model; the table below has the figures.", spec)
-        caption = f"Measured: {protocol or 'protocol unnamed'}, {' and '.join(distinct(part, 'data'))}; one dot a run."
-        caption += " Bars: the bootstrap's 95% interval over documents." if any(map(comparisons.interval, part)) else ""
-        caption += " Dashed: the floor." if len(floors) == 1 else ""
-        groups.append(Group(titled("Validation set, after training", protocol, scored), [figure], caption, wide=True))
-    return groups
-
-
-def titled(title: str, protocol: str, rows: Sequence[Row]) -> str:
-    """With the protocol, where there are several."""
-    return f"{title}: {protocol}" if len(distinct(rows, "protocol")) > 1 else title
+        mark = floors[0] if len(floors) == 1 else None
+        floored = floored or mark is not None
+        spec = dots([dot(row, palette) for row in part], palette, "perplexity", mark=mark)
+        title = f"Protocol: {protocol or 'unnamed'}"
+        figures.append(Figure(title, f"{title}: perplexity of each model; the table below has the figures.", spec))
+    caption = f"Measured on {' and '.join(distinct(scored, 'data'))}; one dot a run."
+    if any(map(comparisons.interval, scored)):
+        caption += " Bars: the bootstrap\u2019s 95% interval over documents."
+    caption += " Dashed: the floor." if floored else ""
+    return [Group("Perplexity after training", figures, caption, wide=len(figures) < 2)] if figures else []
 
 
 def size_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
     """Perplexity against parameters, a chart for each protocol: which architecture makes more of as many."""
-    groups = []
+    figures = []
     scored = [row for row in rows if not is_ngram(row) and number(row["perplexity"]) and number(row["parameters"])]
     for protocol in dict.fromkeys(row["protocol"] for row in scored):
         part, named = [row for row in scored if row["protocol"] == protocol], set()
@@ -199,14 +192,11 @@ def size_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
             label = "" if row["model"] in named else row["model"]
             named.add(row["model"])
             values.append(dot(row, palette) | {"label": label, "parameters": float(row["parameters"])})
-        figure = Figure(
-            "Perplexity against parameters",
-            "Perplexity of each model against its number of parameters; the table below has the figures.",
-            dots_by_size(values, palette, "perplexity"),
-        )
-        caption = f"Measured: {protocol or 'protocol unnamed'}, {' and '.join(distinct(part, 'data'))}; one dot a run."
-        groups.append(Group(titled("Size", protocol, scored), [figure], caption, wide=True))
-    return groups
+        title = f"Protocol: {protocol or 'unnamed'}"
+        description = f"{title}: perplexity of each model against its parameters; the table below has the figures."
+        figures.append(Figure(title, description, dots_by_size(values, palette, "perplexity")))
+    caption = f"Measured on {' and '.join(distinct(scored, 'data'))}; one dot a run."
+    return [Group("Perplexity against parameters", figures, caption, wide=len(figures) < 2)] if figures else []
 
 
 def dot(row: Row, palette: Palette) -> dict:
@@ -224,17 +214,16 @@ def dot(row: Row, palette: Palette) -> dict:
 def scores(rows: Sequence[Row]) -> Table:
     columns = [
         Column("model", "model"),
+        Column("protocol", "protocol"),
         Column("perplexity", "perplexity", digits),
-        Column("interval", "95% interval", None, "bootstrap over documents; of this training alone"),
+        Column("interval", "95% interval", None, "bootstrap over documents; of this training alone", result=True),
         Column("loss", "loss", digits, "nats a token"),
         Column("bits_per_byte", "bits a byte", digits),
         Column("floor_perplexity", "floor", digits, "perplexity of the program that wrote the text"),
         Column("parameters", "parameters", count, "of n-grams: how many are stored"),
         Column("tokens_seen", "tokens seen", count),
-        Column("degree", "degree", count, "number of Kraken's splits"),
         Column("seed", "seed", count),
         Column("tokens", "tokens scored", count),
-        Column("protocol", "protocol"),
         Column("data", "data"),
     ]
     return table(

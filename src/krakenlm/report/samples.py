@@ -14,8 +14,8 @@ def section(samples: Mapping, architectures: Mapping[str, str]) -> Section:
     drawn = samples["sampling"]
     columns = [
         Column("model", "model"),
-        Column("prompt", "beginning"),
-        Column("text", "what the model wrote"),
+        Column("prompt", "beginning", result=True),
+        Column("text", "what the model wrote", result=True),
         Column("seed", "seed", count, "of the training"),
     ]
     rows = [sample | {"architecture": architectures.get(sample["model"], "")} for sample in samples["samples"]]

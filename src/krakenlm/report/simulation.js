@@ -6,8 +6,8 @@
   const { names, places, rows, timelines } = JSON.parse(source.textContent);
   const KEYS = ["hardware", "size", "context", "batch", "tp"];
   const TITLES = { hardware: "machine", size: "size", context: "context", batch: "batch", tp: "ranks" };
-  const PART_TITLES = ["norms", "products", "products under a sum", "attention", "LM head", "other", "sums waited for", "sums hidden"];
-  const SUM = names.part.length;  // in a layer's events: a sum, hidden or not
+  const PART_TITLES = ["norm", "GEMM", "GEMM under an AllReduce", "attention", "LM head", "other", "AllReduce, exposed", "AllReduce, hidden"];
+  const SUM = names.part.length;  // in a layer's events: an AllReduce, hidden or not
   const HIDDEN = names.part.indexOf("all_reduce_hidden");
   const [ARCHITECTURE, DEGREE, TTFT, MEMORY, FITS, FIRST] = [5, 6, 7, 8, 9, 10];
   const box = document.getElementById("explorer");
@@ -84,7 +84,7 @@
   }
 
   function lanes(layers) {
-    element("p", { class: "title" }, "One layer from the middle of each model: compute above, sums below", out);
+    element("p", { class: "title" }, "One layer from the middle of each model: compute above, AllReduces below", out);
     const end = Math.max(...layers.flatMap((layer) => layer.at(-1).map((event) => event[4])));
     for (const layer of layers) {
       const line = element("div", { class: "row" }, null, out);

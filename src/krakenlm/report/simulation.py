@@ -3,13 +3,13 @@
 Everything stands in the page, compactly: a row is a list of numbers, a name its place in a list of names.
 """
 
+import math
 from collections.abc import Sequence
 
-import altair as alt
-
 from krakenlm.report.elements import Column, Figure, Group, Section, Table, table
-from krakenlm.report.figures import Palette, data, specification
+from krakenlm.report.figures import Palette, squares
 from krakenlm.report.numbers import Row, count, distinct, geometric_mean, number, plural, times
+from krakenlm.report.ttft import PAPER_SPEEDUP, PAPER_WHERE
 
 PARTS = (
     "norm", "gemm", "gemm_overlapped", "attention", "lm_head", "other", "all_reduce_exposed", "all_reduce_hidden",
@@ -21,6 +21,9 @@ NEEDED = (
 )  # fmt: skip
 LAYERS_NEEDED = (*KEYS, "architecture", "degree", "stream", "part", "name", "start_us", "end_us")
 DIGITS = 4  # of the numbers in the page
+STRONG = 3.0  # a speed-up of this and more, or its inverse, has the full colour
+# The paper's machine, ranks and contexts.
+PAPER_MACHINE, PAPER_RANKS, PAPER_CONTEXTS = "a100-40gb", ("4", "8"), ("128", "2048")
 
 
 def section(rows: Sequence[Row], layers: Sequence[Row], palette: Palette) -> Section:
@@ -37,8 +40,8 @@ def section(rows: Sequence[Row], layers: Sequence[Row], palette: Palette) -> Sec
             "Nothing here was measured, and nothing is fitted to the paper\u2019s figures: docs/simulator.md says how "
             "a prediction is made, from which measured kernels, how far it is off, and what is assumed.",
         ],
-        groups=[pays(rows, palette)],
-        tables=[means(rows)],
+        groups=[pays(rows)],
+        tables=[*paper_grid(rows), means(rows)],
         notes=[f"Machines: {', '.join(machines)}. A Kraken here has as many splits as there are ranks."],
         explorer=explorer(rows, layers, palette),
     )
@@ -88,47 +91,78 @@ def headline(rows: Sequence[Row]) -> str:
     )
 
 
-def pays(rows: Sequence[Row], palette: Palette) -> Group:
-    """One plot: a row for each machine, a column for each context and number of ranks."""
+def pays(rows: Sequence[Row]) -> Group:
+    """A plot for each context: a row for each machine, a column for each number of ranks."""
     found = speedups(rows)
-    contexts = sorted({key[2] for key in found}, key=int)
-    values = []
+    values: dict[str, list[dict]] = {context: [] for context in sorted({key[2] for key in found}, key=int)}
     for (machine, tp, context), each in found.items():
         mean = geometric_mean(each)
-        values.append(
+        values[context].append(
             {
-                "machine": machine,
-                "column": f"{tp} ranks, {int(context):,}",
-                "value": mean,
-                "place": palette.place("kraken"),
+                "row": machine,
+                "column": tp,
+                "faster": "kraken" if mean >= 1 else "standard",
+                "strength": min(abs(math.log(mean) / math.log(STRONG)), 1.0),
                 "shown": f"{mean:.2f}",
                 "text": f"{machine}, {tp} ranks, context {int(context):,}: {times(mean)}, "
                 f"{times(min(each))} to {times(max(each))} over {plural(len(each), 'size')}",
             }
         )
-    tps = sorted({key[1] for key in found}, key=int)
-    order = [f"{tp} ranks, {int(context):,}" for context in contexts for tp in tps]
-    chart = alt.Chart(data(values)).encode(
-        x=alt.X("column:N", sort=order, title="ranks, context in tokens", axis=alt.Axis(labelAngle=-40)),
-        y=alt.Y("machine:N", sort=distinct(rows, "hardware"), title=None),
-    )
-    strongest = max([1.5, *(value["value"] for value in values)])
-    strength = alt.Scale(type="log", domain=[1, strongest], range=[0.04, 0.75], clamp=True)
-    squares = chart.mark_rect().encode(
-        color=palette.colour(), fillOpacity=alt.FillOpacity("value:Q", scale=strength, legend=None), tooltip="text:N"
-    )
-    numbers = chart.mark_text(fontSize=11).encode(text="shown:N", tooltip="text:N")
-    figure = Figure(
-        "Kraken\u2019s speed-up over standard",
-        "A grid of machines against ranks and contexts with Kraken\u2019s speed-up in each field; the table has them.",
-        specification(alt.layer(squares, numbers), max(28 * len(distinct(rows, "hardware")), 60)),
-    )
+    machines = distinct(rows, "hardware")
+    figures = [
+        Figure(
+            f"context {int(context):,}",
+            f"Kraken\u2019s speed-up over standard at context {int(context):,}, a field for each machine and number of "
+            "ranks; the table has them.",
+            squares(part, [machine for machine in machines if any(v["row"] == machine for v in part)], "ranks"),
+        )
+        for context, part in values.items()
+    ]
     batch = " and ".join(distinct(usual(rows), "batch"))
     caption = (
         "Geometric mean of standard\u2019s simulated TTFT over Kraken\u2019s, over the sizes of which both fit on a "
-        f"device; batch {batch}, a split per rank. No field: none fits, or the ranks are more than there are."
+        f"device; batch {batch}, a split per rank. Above 1 (in Kraken\u2019s colour) Kraken is faster, below 1 (in "
+        "standard\u2019s) standard. No field: none fits, or the ranks are more than there are."
     )
-    return Group("Where Kraken pays", [figure], caption, wide=True)
+    return Group("Where Kraken pays", figures, caption)
+
+
+def paper_grid(rows: Sequence[Row]) -> list[Table]:
+    """Mean speed-ups on the paper's machine, ranks and contexts beside the paper's one; none where they are not there.
+
+    Sizes without room on a device count, too: the paper timed them.
+    """
+    least = min((row["batch"] for row in rows), key=int)
+    grid = [
+        row
+        for row in rows
+        if (row["hardware"], row["batch"]) == (PAPER_MACHINE, least)
+        and row["tp"] in PAPER_RANKS
+        and row["context"] in PAPER_CONTEXTS
+        and row["architecture"] != "standard"
+        and (row["architecture"] != "kraken" or row["degree"] == row["tp"])
+        and number(row["speedup_vs_standard"])
+    ]
+    if not grid:
+        return []
+    lines = []
+    for name in distinct(grid, "architecture"):
+        line = {"architecture": name, "source": "simulated"}
+        for key, ranks in (("4", ("4",)), ("8", ("8",)), ("both", PAPER_RANKS)):
+            part = [row for row in grid if row["architecture"] == name and row["tp"] in ranks]
+            line[key] = repr(geometric_mean([float(row["speedup_vs_standard"]) for row in part])) if part else ""
+        lines.append(line)
+    lines.append({"architecture": "kraken (paper)", "both": PAPER_SPEEDUP, "source": f"published, {PAPER_WHERE}"})
+    columns = [
+        Column("architecture", "architecture"),
+        Column("4", "4 ranks", ratio),
+        Column("8", "8 ranks", ratio),
+        Column("both", "4 and 8 ranks", ratio, "geometric mean"),
+        Column("source", "source"),
+    ]
+    sizes = ", ".join(distinct(grid, "size"))
+    caption = f"The paper\u2019s grid: speed-up over standard on {PAPER_MACHINE}, contexts 128 and 2,048, sizes {sizes}"
+    return [table("simulation-paper", caption, columns, lines)]
 
 
 def means(rows: Sequence[Row]) -> Table:

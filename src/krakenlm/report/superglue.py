@@ -98,12 +98,13 @@ def multiplicity(rows: Sequence[Row]) -> str:
 
 
 def group(tasks: dict[str, list[Row]], architectures: dict[str, str], palette: Palette) -> Group:
-    """A chart for each task. All have the same scale around chance, so lengths compare across them."""
-    reach = reaches(tasks)
+    """A chart for each task. All have the same scale, so lengths compare: around chance where scores stay near it, else
+    from 0 to 1."""
+    around = {name: limits_of(number(rows[0]["chance"]), reaches(tasks)) for name, rows in tasks.items()}
+    whole = any(limits is not None and not 0 <= limits[0] < limits[1] <= 1 for limits in around.values())
     figures = []
     for name, rows in tasks.items():
-        chance = number(rows[0]["chance"])
-        limits = None if chance is None else (chance - reach[0], chance + reach[1])
+        chance, limits = number(rows[0]["chance"]), (0.0, 1.0) if whole else around[name]
         spec = dots(
             [dot(row, architectures, palette) for row in rows if number(row["value"]) is not None],
             palette,
@@ -120,9 +121,12 @@ def group(tasks: dict[str, list[Row]], architectures: dict[str, str], palette: P
 def caption(tasks: dict[str, list[Row]]) -> str:
     data = " and ".join(distinct([row for rows in tasks.values() for row in rows], "data")) or "unnamed data"
     return (
-        f"Measured on {data}; bars: one standard error to either side; dashed: chance; all charts have the same scale "
-        "around it."
+        f"Measured on {data}; bars: one standard error to either side; dashed: chance; all charts have the same scale."
     )
+
+
+def limits_of(chance: float | None, reach: tuple[float, float]) -> tuple[float, float] | None:
+    return None if chance is None else (chance - reach[0], chance + reach[1])
 
 
 def reaches(tasks: dict[str, list[Row]]) -> tuple[float, float]:
@@ -169,7 +173,7 @@ def by_model(rows: Sequence[Row], tasks: dict[str, list[Row]], architectures: di
             means = [mean_score([row for row in part if row["model"] == model]) for part in tasks.values()]
             cells.append([Cell(model, model, architectures.get(model, "")), Cell(f"mean of {len(seeds)}"), *means])
     data = " and ".join(distinct(rows, "data")) or "unnamed data"
-    return Table("superglue-table", f"Score \u00b1 standard error \u00b7 p against chance; {data}", columns, cells)
+    return Table("superglue-table", f"Score \u00b1 standard error, p against chance; {data}", columns, cells)
 
 
 def mean_score(rows: Sequence[Row]) -> Cell:
@@ -186,5 +190,7 @@ def score(row: Row) -> Cell:
     if value is None:
         return Cell(row["value"], row["value"])
     notes = [] if error is None else [f"\u00b1 {error:.3f}"]
-    notes += [] if p_value is None else [f"p {digits(p_value, 2)}{'*' if p_value < 0.05 else ''}"]
-    return Cell(f"{value:.3f}", row["value"], note=" \u00b7 ".join(notes))
+    if p_value is not None:
+        shown = comparisons.probability(row["p_value"])
+        notes.append(f"p {shown if shown.startswith('<') else '= ' + shown}{'*' if p_value < 0.05 else ''}")
+    return Cell(f"{value:.3f}", row["value"], note="\n".join(notes))

@@ -7,6 +7,7 @@ from krakenlm.report.figures import histogram
 from krakenlm.report.numbers import count, digits
 
 NAMES = {"train": "training", "val": "validation"}
+CAPTION = "Documents by their tokens, the end token included; each range is twice as wide as the one before."
 COLUMNS = (
     Column("split", "split"),
     Column("documents", "documents", count),
@@ -36,7 +37,7 @@ def section(manifest: Mapping) -> Section:
         "text",
         "Text",
         lead,
-        groups=[Group("Length of documents", figures, "Documents by their tokens; each bar is twice as wide a range.")],
+        groups=[Group("Length of documents", figures, CAPTION)],
         tables=[table("text-table", f"Tokens of {manifest['data']}", COLUMNS, rows)],
     )
 
@@ -69,13 +70,13 @@ def figure(split: str, counts: Mapping[str, int]) -> Figure:
     total = sum(counts.values())
     values = [
         {
-            "bin": f"{int(low):,}",
+            "bin": f"{int(low):,}\u2013{2 * int(low) - 1:,}",
             "value": 100 * n / total,
             "text": f"{int(low):,} to {2 * int(low) - 1:,} tokens: {n:,}",
         }
         for low, n in filled(counts)
     ]
-    title = f"{NAMES[split].capitalize()}: % of documents with at least so many tokens"
+    title = f"{NAMES[split].capitalize()}: tokens of a document"
     return Figure(
         title, "A bar for each range of lengths; the table has the quantiles.", histogram(values, "% of documents")
     )

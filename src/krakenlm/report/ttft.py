@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+from krakenlm.report import comparisons
 from krakenlm.report.elements import Cell, Column, Figure, Group, Sample, Section, Table, table, verbatim
 from krakenlm.report.figures import Palette, bars_by_context, dots_by_context, lines_by_bandwidth
 from krakenlm.report.numbers import Row, count, digits, distinct, geometric_mean, number, plural, sentence, span, times
@@ -60,7 +61,9 @@ def shared(rows: Sequence[Row]) -> list[Row]:
 def where(rows: Sequence[Row]) -> str:
     """`<device>, link <link>, engine <engine>, float32`, from what the rows say."""
     words = [" and ".join(distinct(rows, "device")) or "an unknown device"]
-    words += [f"{name} {' and '.join(distinct(rows, name))}" for name in ("link", "engine") if distinct(rows, name)]
+    for name in ("link", "engine"):
+        if found := [value for value in distinct(rows, name) if value != "none"]:
+            words.append(f"{name} {' and '.join(found)}")
     return ", ".join([*words, *distinct(rows, "dtype")])
 
 
@@ -81,14 +84,14 @@ def headline(rows: Sequence[Row]) -> str:
     text = (
         f"Kraken\u2019s first token arrives {times(geometric_mean(speedups))} as fast as standard\u2019s: the "
         f"geometric mean over {plural(len(kraken), 'cell')} (size, ranks and context) with two ranks or more, from "
-        f"{times(min(speedups))} to {times(max(speedups))}, {how(kraken)}; it saves "
-        f"{saved(geometric_mean(speedups))} of standard\u2019s time."
+        f"{times(min(speedups))} to {times(max(speedups))}, {how(kraken)}; it takes "
+        f"{less(geometric_mean(speedups))} time."
     )
     over_best = geometric_mean([over_best_other(row, rows) for row in kraken])
     return (
-        f"{text} Over the fastest other row of each cell it is {times(over_best)}, {saved(over_best)} of its time "
-        f"saved. The paper\u2019s 35.6%, read as a speed-up of {times(float(PAPER_SPEEDUP))}, saves "
-        f"{saved(float(PAPER_SPEEDUP))}."
+        f"{text} Against the fastest other row of each cell it is {times(over_best)} as fast and takes "
+        f"{less(over_best)} time. The paper\u2019s 35.6%, read as a speed-up of {times(float(PAPER_SPEEDUP))}, is "
+        f"{less(float(PAPER_SPEEDUP))}."
     )
 
 
@@ -99,9 +102,13 @@ def over_best_other(row: Row, rows: Sequence[Row]) -> float:
     return float(row["speedup_vs_standard"]) / max((value for value in others if value), default=1.0)
 
 
-def saved(speedup: float) -> str:
-    """The share of the time that a speed-up saves; below 0 where it takes longer."""
-    return f"{100 * (1 - 1 / speedup):.1f}%"
+def less(speedup: float) -> str:
+    """`20.0% less` or `5.3% more`: of the time, at so many times the speed."""
+    return f"{abs(100 * (1 - 1 / speedup)):.1f}% {'less' if speedup >= 1 else 'more'}"
+
+
+def is_drifted(row: Row) -> bool:
+    return row.get("drifted", "").lower() in ("true", "1")
 
 
 def spread(rows: Sequence[Row]) -> str:
@@ -117,7 +124,7 @@ def spread(rows: Sequence[Row]) -> str:
         text = f"Each measured figure is the median of {span([row['runs'] for row in measured])} runs"
     if ratios:
         text += f"; the standard deviation of the runs is {min(ratios):.1f}% to {max(ratios):.1f}% of the median"
-    drifted = sum(row.get("drifted", "").lower() in ("true", "1") for row in measured)
+    drifted = sum(map(is_drifted, measured))
     if drifted:
         text += (
             f"; {plural(drifted, 'row')} of {len(measured)} drifted: the first and the second half of the runs differ"
@@ -228,9 +235,9 @@ def summary(rows: Sequence[Row]) -> Table:
     columns = [
         Column("architecture", "architecture"),
         Column("mean", "speed-up", times, "geometric mean over cells of TTFT of standard over TTFT of this"),
-        Column("saved", "saves", saved, "share of standard\u2019s time that this mean saves: 1 - 1 / speed-up"),
+        Column("saved", "time", less, "than standard, at this mean: 1 - 1 / speed-up"),
         Column("best", "over the best other", times, "geometric mean of the fastest other row\u2019s TTFT over this"),
-        Column("best_saved", "saves of it", saved, "share of that row\u2019s time"),
+        Column("best_saved", "time", less, "than that row"),
         Column("low", "lowest", times),
         Column("high", "highest", times),
         Column("cells", "cells", count, "combinations of size, ranks (two or more) and context"),
@@ -265,7 +272,7 @@ def summary(rows: Sequence[Row]) -> Table:
 
 
 def saved_cell(speedup: float) -> Cell:
-    return Cell(saved(speedup), repr(1 - 1 / speedup))
+    return Cell(less(speedup), repr(1 - 1 / speedup))
 
 
 def ratio(value: object) -> str:
@@ -279,17 +286,14 @@ def every_cell(rows: Sequence[Row]) -> Table:
         Column("tp", "ranks", count, "tensor-parallel ranks"),
         Column("context", "context", count, "tokens of the prompt"),
         Column("ttft_ms_median", "median, ms", digits),
-        Column("ci_low", "from", digits, "lower end of the 95% interval, ms"),
-        Column("ci_high", "to", digits, "upper end of the 95% interval, ms"),
+        Column("interval", "95% interval, ms", None, "of the median", result=True),
         Column("speedup_vs_standard", "speed-up", ratio),
-        Column("speedup_ci_low", "from", ratio, "lower end of the 95% interval of the speed-up"),
-        Column("speedup_ci_high", "to", ratio, "upper end of the 95% interval of the speed-up"),
+        Column("speedup_interval", "95% interval", None, "of the speed-up", result=True),
         Column("ttft_ms_std", "std, ms", partial(digits, significant=3), "standard deviation of the runs"),
-        Column("ttft_ms_p95", "p95, ms", digits),
         Column("tpot_ms_median", "per output token, ms", digits, "median time of one more token behind the prompt"),
         Column("runs", "runs", count),
         Column("source", "source"),
-        Column("drifted", "drifted", None, "whether the first and the second half of the runs differ"),
+        Column("moved", "drifted", None, "whether the first and the second half of the runs differ"),
         Column("degree", "degree", count, "number of Kraken's splits"),
         Column("batch", "batch", count),
         Column("layers_measured", "layers", count, "layers that were timed; the others take what a layer takes"),
@@ -302,7 +306,18 @@ def every_cell(rows: Sequence[Row]) -> Table:
         Column("engine", "engine"),
         Column("device", "device"),
     ]
-    return table("ttft-table", "Every cell", columns, rows)
+    return table("ttft-table", "Every cell", columns, [row | shown(row) for row in rows])
+
+
+def shown(row: Row) -> dict[str, str]:
+    """Whether a row drifted, and both its intervals; the standard model has none of a speed-up over itself."""
+    speedup = [row.get(key, "") for key in ("speedup_ci_low", "speedup_ci_high")]
+    own = row["architecture"] == "standard" or not all(map(number, speedup))
+    return {
+        "moved": "yes" if is_drifted(row) else "",
+        "interval": comparisons.interval(row),
+        "speedup_interval": "" if own else " to ".join(f"{number(text):.2f}" for text in speedup),
+    }
 
 
 def price(rows: Sequence[Row]) -> Section:
@@ -335,16 +350,7 @@ def price_columns(contexts: Sequence[float]) -> list[Column]:
         *(Column(f"at {c:g}", f"at {c:,g}", ratio, f"speed-up at a context of {c:,g} tokens") for c in contexts),
         Column("tpot_ratio", "per output token", ratio, "mean speed-up of decoding: standard\u2019s time over this"),
         Column("memory_gb", "GB a rank", digits, "weights, KV cache and results at the longest of these contexts"),
-        Column(
-            "longest_context",
-            "longest context",
-            count,
-            "tokens of a prompt that fit nine tenths of a rank\u2019s memory",
-        ),
-        Column("standard_longest_context", "standard\u2019s", count, "the standard model\u2019s longest context"),
-        Column("degree", "degree", count),
-        Column("kv_bytes_per_token", "KV bytes a token", count, "over all ranks"),
-        Column("parameters", "parameters", count),
+        Column("context_ratio", "longest context", ratio, "of a prompt that a rank has room for, over standard\u2019s"),
         Column("source", "source"),
     ]
 
@@ -385,9 +391,10 @@ def against_standard(row: Row, rows: Sequence[Row]) -> dict[str, str]:
     }
     parameters, cache = ratio.get("parameters"), ratio.get("kv_bytes_per_token")
     mine, theirs = (number(each.get("tpot_ms_median", "")) for each in (row, standard[0]))
+    longest = [number(each.get("longest_context", "")) for each in (row, standard[0])]
     return {
         "tpot_ratio": repr(theirs / mine) if mine and theirs else "",
-        "standard_longest_context": standard[0].get("longest_context", ""),
+        "context_ratio": repr(longest[0] / longest[1]) if all(longest) else "",
         "parameters_ratio": "" if parameters is None else repr(parameters),
         "kv_ratio": "" if cache is None else repr(cache),
     }
