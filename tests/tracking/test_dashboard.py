@@ -37,6 +37,16 @@ def test_the_workspace_has_a_panel_for_every_metric_and_table_of_every_stage(ser
     assert KEY not in view["spec"]
 
 
+def test_a_second_call_updates_the_workspace_of_the_first(server, tmp_path, monkeypatch):
+    first = create(tmp_path)
+    monkeypatch.setitem(dashboard.TRAINING, "Something new", ["train/new"])
+    assert create(tmp_path) == first
+    (view,) = server.views.values()
+    sections = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
+    assert [section["name"] for section in sections].count("Training") == 1
+    assert "train/new" in set(strings(sections))
+
+
 def test_without_a_key_one_line_says_what_shows_the_runs_instead(tmp_path):
     with open_run(tmp_path / "tiny", mode="offline"):
         pass

@@ -1,5 +1,6 @@
 import json
 import os
+import time
 
 import wandb
 from tracked_runs import KEY, inspect, open_run
@@ -8,6 +9,7 @@ from krakenlm.tracking import folders
 from krakenlm.tracking import run as tracking
 from krakenlm.tracking.ledger import Ledger
 from krakenlm.tracking.run import STEP
+from krakenlm.version import code_version
 
 
 def test_an_offline_run_keeps_config_metrics_table_and_summary(tmp_path):
@@ -36,6 +38,27 @@ def test_auto_is_offline_without_a_key_and_says_nothing(tmp_path, capfd):
         pass
     assert list((tmp_path / "wandb").glob("offline-run-*"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_variable_that_is_set_to_nothing_is_as_one_that_is_not_set(tmp_path, monkeypatch, capfd):
+    for name in ("MODE", "API_KEY", "BASE_URL", "PROJECT"):
+        monkeypatch.setenv(f"WANDB_{name}", "")
+    with open_run(tmp_path) as run:
+        assert run.wandb_run.project == "krakenlm"
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_the_machine_does_meanwhile_and_the_code_that_ran_are_in_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.1")
+    with open_run(tmp_path, mode="offline") as run:
+        code = run.wandb_run.config["code"]
+        time.sleep(1)
+    wandb.teardown()
+    found = [record for folder in folders.unsent(tmp_path) for record in folders.records(folder)]
+    measured = {name for record in found if record["type"] == "stats" for name in record["stats"]["item"]}
+    assert {"cpu", "memory_percent"} & measured, measured
+    assert code == code_version()
 
 
 def test_a_login_in_netrc_counts_as_a_key(tmp_path):

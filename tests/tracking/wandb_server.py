@@ -276,9 +276,17 @@ class Server:
         artifact["state"] = "COMMITTED"
         return {"commitArtifact": {"artifact": {"id": artifactID, "digest": artifact["digest"]}}}
 
-    def answer_UpsertView2(self, name: str, **view: Any) -> dict:
-        self.views[name] = view
-        return {"upsertView": {"view": {"id": f"view-{name}", "name": name}, "inserted": True}}
+    def answer_UpsertView2(self, name: str, id: str | None = None, **view: Any) -> dict:
+        known = next((view for view in self.views.values() if view["id"] == id), None)
+        view["id"] = id if known else f"view-{len(self.views)}"
+        # Without an id a new view is made, as beside one of the same name.
+        self.views[name if known or name not in self.views else f"{name}-{len(self.views)}"] = view
+        return {"upsertView": {"view": {"id": view["id"], "name": name}, "inserted": not known}}
+
+    def answer_View(self, viewName: str, **_: Any) -> dict:
+        found = [self.views[viewName]] if viewName in self.views else []
+        edges = [{"node": {key: view[key] for key in ("id", "displayName", "spec")}} for view in found]
+        return {"project": {"allViews": {"edges": edges}}}
 
     def answer_UseArtifact(self, runName: str, artifactID: str, **_: Any) -> dict:
         artifact = self.artifacts[artifactID]

@@ -24,7 +24,7 @@ def upload(
 def dashboard(
     results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
 ) -> None:
-    """Make the project's workspace on Weights & Biases, with panels for each stage, and print its address."""
+    """Make or update the project's workspace on Weights & Biases, with panels for each stage; print its address."""
     from krakenlm.tracking.dashboard import create
 
     print(create(results))

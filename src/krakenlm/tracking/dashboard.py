@@ -1,5 +1,6 @@
 """A W&B workspace for the project: a section for each stage, with the panels that its runs fill."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from krakenlm.tracking.run import STEP, default_project, keys, set_up, within
 from krakenlm.tracking.upload import directories, hide_keys
 
 WORKSPACE = "krakenlm"
+VIEW = f"nw-{WORKSPACE}-v"  # its name on the server, by which the next call finds it; W&B's own have letters by chance
 SAVE_SECONDS = 60.0
 TRAINING = {
     "Loss": ["train/loss", "validation/loss"],
@@ -30,7 +32,7 @@ TABLES = {
 
 
 def create(results: Path) -> str:
-    """Make the project's workspace; returns its address. Each call makes a new one beside the earlier ones.
+    """Make the project's workspace, or bring the one that an earlier call made up to date; returns its address.
 
     Args:
         results: where W&B's run folders are, for the advice that is given without a key.
@@ -71,9 +73,11 @@ def save(project: str) -> str:
     import wandb_workspaces.workspaces as ws
 
     entity = wandb.Api().default_entity
-    workspace = ws.Workspace(
-        entity=entity, project=project, name=WORKSPACE, sections=sections(), auto_generate_panels=True
-    )
+    workspace = ws.Workspace(entity=entity, project=project, name=WORKSPACE, auto_generate_panels=True)
+    workspace._internal_name = VIEW
+    with contextlib.suppress(ValueError):  # there is none yet
+        workspace = ws.Workspace.from_url(workspace.url)
+    workspace.sections = sections()
     return workspace.save().url
 
 

@@ -332,6 +332,9 @@ def lock_path(directory: Path, run_id: str) -> Path:
 
 def set_up(directory: Path) -> None:
     """Import W&B and start its process; quiet from here on, the reading of keys included."""
+    # What is set to nothing is not set, for W&B neither, which would refuse it.
+    for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
+        del os.environ[name]
     # What artifacts hold waits for its upload in here, not in the user's home.
     os.environ.setdefault("WANDB_DATA_DIR", str(directory.resolve() / "wandb" / "staging"))
     os.environ.setdefault("WANDB_CACHE_DIR", str(directory.resolve() / "wandb" / "cache"))
