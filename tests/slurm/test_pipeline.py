@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slurm
 MINIATURE = Path(__file__).parents[1] / "pipeline" / "miniature.yaml"
 # What the profile asks for, cut down to two nodes of two cores and 4 GB; status without accounting.
 SMALL_NODES = [
-    "--slurm-no-account", "--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=3",
+    "--slurm-no-account", "--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=1",
     "--latency-wait=10", "--default-resources", "mem_mb=1000", "runtime=60",
     "--set-resources", "train:nodes=2", "train:mem_mb=1000", "tokens:mem_mb=1000", "ttft:mem_mb=1000",
     "--set-threads", "tokens=1", "ttft=2", "engines=2",
@@ -45,8 +45,8 @@ def terminate_training(run: subprocess.Popen, folder: Path) -> str:
     return ""
 
 
-def train_here(checkout, root: Path, out: Path, devices: int) -> None:
-    """The same training by hand, without SLURM, in as many processes; `root` has the tokens."""
+def train_here(checkout, root: Path, out: Path, devices: int) -> subprocess.Popen:
+    """The same training started by hand, without SLURM, in as many processes; `root` has the tokens."""
     settings = yaml.safe_load((checkout.folder / "config" / "scales" / "tiny.yaml").read_text())
     for over in (yaml.safe_load(MINIATURE.read_text()), TWO_NODES):
         settings = config.merge(settings, over)
@@ -55,7 +55,7 @@ def train_here(checkout, root: Path, out: Path, devices: int) -> None:
     command += ["--tokenizer", root / "tokenizer.json", "--seed", "0", "--recipe", json.dumps(recipe), "--out", out]
     command += ["--model", json.dumps(config.architecture(settings, "kraken-2way"))]
     environment = os.environ | {"WANDB_MODE": "disabled", "GLOO_SOCKET_IFNAME": "lo"}
-    subprocess.run(list(map(str, command)), check=True, env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.DEVNULL)
 
 
 def losses(folder: Path) -> list[float]:
@@ -96,7 +96,7 @@ def test_a_training_that_was_sent_sigterm_goes_on_in_its_retry(finished):
 
 def test_two_nodes_learn_what_one_process_learns_and_to_the_last_bit_what_two_processes_learn(finished, tmp_path):
     (trained,) = finished.folder.glob("results/tiny/*/models/kraken-2way/seed0-*")
-    for devices in (1, 2):
-        train_here(finished, trained.parents[2], tmp_path / str(devices), devices)
+    by_hand = [train_here(finished, trained.parents[2], tmp_path / str(devices), devices) for devices in (1, 2)]
+    assert [process.wait() for process in by_hand] == [0, 0]
     assert losses(tmp_path / "1") == pytest.approx(losses(trained), rel=1e-5)
     assert (tmp_path / "2" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()

@@ -79,6 +79,8 @@ rule samples:
 
 
 rule engines_table:
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     input:
         rules.engines.output,
         [f"{ROOT}/tensorrt/{engine}.csv" for engine in ENGINES]

@@ -116,6 +116,8 @@ rule superglue:
 
 
 rule perplexity_table:
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     input:
         tables=expand(f"{ROOT}/evaluation/{{model}}/perplexity.csv", model=MODELS),
         ngrams=rules.ngrams.output if CONFIG["evaluation"]["ngrams"] else [],
@@ -143,6 +145,8 @@ rule perplexity_table:
 
 
 rule superglue_table:
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     input:
         tables=expand(
             f"{ROOT}/evaluation/{{model}}/{SUPERGLUE_SCORES}.csv", model=MODELS

@@ -34,6 +34,8 @@ rule ttft:
 
 
 rule ttft_table:
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     input:
         expand(
             (
@@ -64,6 +66,7 @@ rule ttft_table:
 
 # Of the PyTorch engine alone: TensorRT-LLM's trace is nsys's (docs/tensorrt-llm.md).
 rule ttft_breakdown_table:
+    localrule: True
     input:
         expand(
             f"results/{LATENCY}/{{size}}-tp{{tp}}-breakdown.csv",

@@ -23,6 +23,8 @@ rule simulate:
 
 
 rule simulation_table:
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     input:
         rules.simulate.output.table,
     output:
