@@ -79,8 +79,6 @@ rule samples:
 
 
 rule engines_table:
-    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
-    localrule: True
     input:
         rules.engines.output,
         [f"{ROOT}/tensorrt/{engine}.csv" for engine in ENGINES]
@@ -94,6 +92,8 @@ rule engines_table:
         ),
     log:
         f"{ROOT}/logs/engines-table.log",
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     conda:
         "../../envs/pipeline.yaml"
     params:

@@ -116,8 +116,6 @@ rule superglue:
 
 
 rule perplexity_table:
-    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
-    localrule: True
     input:
         tables=expand(f"{ROOT}/evaluation/{{model}}/perplexity.csv", model=MODELS),
         ngrams=rules.ngrams.output if CONFIG["evaluation"]["ngrams"] else [],
@@ -133,6 +131,8 @@ rule perplexity_table:
         documents="results/perplexity.parquet",
     log:
         f"{ROOT}/logs/perplexity-table.log",
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     conda:
         "../../envs/pipeline.yaml"
     params:
@@ -145,8 +145,6 @@ rule perplexity_table:
 
 
 rule superglue_table:
-    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
-    localrule: True
     input:
         tables=expand(
             f"{ROOT}/evaluation/{{model}}/{SUPERGLUE_SCORES}.csv", model=MODELS
@@ -163,6 +161,8 @@ rule superglue_table:
         predictions="results/superglue.parquet",
     log:
         f"{ROOT}/logs/superglue-table.log",
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     conda:
         "../../envs/pipeline.yaml"
     params:

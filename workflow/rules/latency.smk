@@ -34,8 +34,6 @@ rule ttft:
 
 
 rule ttft_table:
-    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
-    localrule: True
     input:
         expand(
             (
@@ -54,6 +52,8 @@ rule ttft_table:
         ),
     log:
         f"results/{LATENCY}/logs/table.log",
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     conda:
         "../../envs/pipeline.yaml"
     params:
@@ -66,7 +66,6 @@ rule ttft_table:
 
 # Of the PyTorch engine alone: TensorRT-LLM's trace is nsys's (docs/tensorrt-llm.md).
 rule ttft_breakdown_table:
-    localrule: True
     input:
         expand(
             f"results/{LATENCY}/{{size}}-tp{{tp}}-breakdown.csv",
@@ -81,6 +80,7 @@ rule ttft_breakdown_table:
         ),
     log:
         f"results/{LATENCY}/logs/breakdown-table.log",
+    localrule: True
     conda:
         "../../envs/pipeline.yaml"
     params:

@@ -23,8 +23,6 @@ rule simulate:
 
 
 rule simulation_table:
-    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
-    localrule: True
     input:
         rules.simulate.output.table,
     output:
@@ -35,6 +33,8 @@ rule simulation_table:
         ),
     log:
         f"results/{SIMULATION}/logs/table.log",
+    # Put together where snakemake runs: on a cluster no job waits in a queue for it.
+    localrule: True
     conda:
         "../../envs/pipeline.yaml"
     params:
