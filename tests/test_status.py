@@ -89,6 +89,13 @@ def test_a_job_that_was_killed_and_tried_again_runs(results):
     assert states(status.read(results)[0]) == {"out1": "running"}
 
 
+def test_what_an_earlier_version_has_left_counts_as_nothing(results):
+    (results / status.WHOLE).write_text('{"jobs": [{"id": 1}], "finished": {}}')
+    record(results, "part.log", STARTED.format(2), [2], targets="out2")
+    (part,) = status.read(results)
+    assert states(part) == {"out2": "running"}
+
+
 def test_without_a_record_status_says_what_starts_a_run(results):
     with pytest.raises(InputError, match="start one with `snakemake`"):
         status.read(results)

@@ -79,9 +79,10 @@ def record(
     """
     if not jobs:
         return
-    if targets and (results / WHOLE).exists():
+    whole = stored(results / WHOLE)
+    if targets and whole:
         # What parts have done before is known by this one's jobs; the record of the part before goes.
-        whole, made = read_json(results / WHOLE), {job["output"] for job in finished}
+        made = {job["output"] for job in finished}
         now = [job for job in whole["jobs"] if job["output"] in made]
         whole["finished"] += [{"rule": job["rule"], "output": job["output"]} for job in now]
         whole["jobs"] = [job for job in whole["jobs"] if job not in now]
@@ -110,7 +111,8 @@ def read(results: Path) -> list[Status]:
     Raises:
         InputError: there is none.
     """
-    runs = [read_run(results, name) for name in (WHOLE, PART) if (results / name).exists()]
+    records = [stored(results / name) for name in (WHOLE, PART)]
+    runs = [read_run(results, record) for record in records if record]
     if not runs:
         raise InputError(f"{results}: expected what a run leaves there, found none; start one with `snakemake`")
     if len(runs) == 1:
@@ -121,8 +123,13 @@ def read(results: Path) -> list[Status]:
     return [replace(whole, jobs=jobs), part]
 
 
-def read_run(results: Path, name: str) -> Status:
-    run = read_json(results / name)
+def stored(path: Path) -> dict | None:
+    """What `record` has left at `path`; None where there is nothing, or what an earlier version left."""
+    run = read_json(path) if path.exists() else {}
+    return run if "targets" in run else None
+
+
+def read_run(results: Path, run: Mapping) -> Status:
     root = results.resolve().parent
     at_work = is_at_work(run["snakemake"])
     log = root / run["snakemake_log"]
