@@ -106,7 +106,7 @@ def profiled(
 
 
 def start_profiler(device: str) -> None:
-    """Once in a process, before what is profiled: the first start takes its time inside whatever runs meanwhile."""
+    """Before what is profiled: the first start in a process takes its time inside whatever runs meanwhile."""
     with profile(activities=activities(device)):
         torch.zeros(1, device=device).add_(1)
 
