@@ -25,7 +25,8 @@ class Streams(threading.local):
 
     def draw(self, seed: int, number: int, count: int) -> np.ndarray:
         """The first `count` values, uint64, of the stream with the key (seed, number)."""
-        self.beginning["state"]["key"][:] = seed, number
+        key = self.beginning["state"]["key"]
+        key[0], key[1] = seed, number
         self.generator.state = self.beginning
         return self.generator.random_raw(count)
 
@@ -40,7 +41,7 @@ def starts(seed: int, step: int, batch_sequences: int, choices: int) -> np.ndarr
     not). The modulo's bias is below choices / 2^64.
     """
     raw = STREAMS.draw(seed, step, batch_sequences)
-    return (raw % np.uint64(choices)).astype(np.int64)
+    return (raw % choices).view(np.int64)
 
 
 def permuted_starts(seed: int, step: int, batch_sequences: int, length: int, block_size: int) -> np.ndarray:
@@ -70,8 +71,8 @@ def gather(tokens: np.ndarray, starts_B: np.ndarray, block_size: int) -> torch.T
     """Windows (B, block_size + 1), int64: each is `block_size` inputs and, shifted by one, their targets."""
     windows = np.empty((len(starts_B), block_size + 1), np.int64)
     # One copy per window, widened on the way: several times as fast as an index for every token.
-    for window, start in zip(windows, starts_B.tolist(), strict=True):
-        window[:] = tokens[start : start + block_size + 1]
+    for place, start in enumerate(starts_B.tolist()):
+        windows[place] = tokens[start : start + block_size + 1]
     return torch.from_numpy(windows)
 
 
