@@ -1,6 +1,8 @@
 import errno
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -91,3 +93,17 @@ def test_a_folder_is_whole_or_as_it_was_and_takes_its_predecessors_place(tmp_pat
         (folder / "new").write_text("2")
     assert [entry.name for entry in path.iterdir()] == ["new"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_of_writers_that_take_the_lock_in_turn_no_two_are_ever_at_work_and_no_file_is_left(tmp_path):
+    body = (
+        "import os, sys; from pathlib import Path; from krakenlm.files import hold\n"
+        "for turn in range(150):\n"
+        "    with hold('out', 'test'):\n"
+        "        os.close(os.open('at work', os.O_CREAT | os.O_EXCL)); os.unlink('at work')\n"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", body], cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(4)
+    ]
+    assert [writer.wait(timeout=60) for writer in writers] == [0] * 4
+    assert list(tmp_path.iterdir()) == []

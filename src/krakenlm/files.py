@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import IO
 
 from krakenlm.errors import InputError
 
@@ -175,6 +176,8 @@ def read_json(path: str | Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: expected a JSON file, found none; run the stage that writes it") from None
+    except OSError as error:  # a folder, a file of another user's, a file where a folder should be
+        raise InputError(f"{path}: expected a JSON file, found none to read ({error.strerror}); correct it") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected JSON, found a damaged file ({error}); delete it and run again") from None
 
@@ -183,22 +186,41 @@ def read_json(path: str | Path) -> dict:
 def hold(path: str | Path, stage: str) -> Iterator[None]:
     """Hold a lock beside `path` for its writer; a second writer waits for the first and says for whom.
 
-    The kernel frees the lock with the process, however that ends, so a lock never stays behind.
+    The kernel frees the lock with the process, however that ends. The lock's file goes with it, except where the
+    process is killed; then it is in nobody's way.
     """
     lock_path = Path(path).with_name(f".{Path(path).name}.lock")
     lock_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_path, "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            print(f"{stage}: waiting for {lock.read().strip() or 'another process'}", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked_file(lock_path, stage) as lock:
         lock.seek(0)
         lock.truncate()
         lock.write(f"process {os.getpid()}, which writes {path} ({stage})\n")
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            # Still locked, and known to be the file of that name: whoever waits for it finds that it is not any more.
+            lock_path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, stage: str) -> Iterator[IO[str]]:
+    """The file of that name, locked. One that its holder removed while we waited is locked by us alone: look again."""
+    while True:
+        with open(path, "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                print(f"{stage}: waiting for {lock.read().strip() or 'another process'}", file=sys.stderr, flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                current = os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
+            except FileNotFoundError:
+                current = False
+            if current:
+                yield lock
+                return
 
 
 def claim(path: str | Path, command: str) -> object:
@@ -230,7 +252,7 @@ def held_locks(folder: str | Path) -> list[str]:
     """Who holds a writer's lock (`hold`) somewhere under `folder` at this moment."""
     holders = []
     for path in sorted(Path(folder).rglob(".*.lock")):
-        with open(path, encoding="utf-8") as lock:
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as lock:  # its holder has ended
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

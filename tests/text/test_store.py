@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from krakenlm.errors import InputError
-from krakenlm.text.store import TokenStore
+from krakenlm.text.store import SPLITS, TokenStore
 from krakenlm.text.tokenizer import load_tokenizer, train_tokenizer
 from krakenlm.text.tokenizing import tokenize
 
@@ -62,13 +62,15 @@ def test_a_truncated_or_missing_file_is_refused_at_once(tokens):
         store.tokens("val")
 
 
-def test_a_changed_token_is_found_by_its_checksum(tokens):
-    TokenStore(tokens).verify()
-    content = bytearray((tokens / "train.bin").read_bytes())
+@pytest.mark.parametrize("split", SPLITS)
+def test_whoever_reads_a_split_of_which_a_token_has_changed_is_told_by_its_checksum(tokens, split):
+    for each in SPLITS:
+        TokenStore(tokens).tokens(each)
+    content = bytearray((tokens / f"{split}.bin").read_bytes())
     content[7] ^= 1
-    (tokens / "train.bin").write_bytes(content)
-    with pytest.raises(InputError, match=r"train\.bin: .* checksum"):
-        TokenStore(tokens).verify()
+    (tokens / f"{split}.bin").write_bytes(content)
+    with pytest.raises(InputError, match=rf"{split}\.bin: .* checksum"):
+        TokenStore(tokens).tokens(split)
 
 
 def test_a_folder_without_a_manifest_and_one_with_another_file_are_refused(tmp_path):

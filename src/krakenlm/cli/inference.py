@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import Out, Seed, model_name, shape_of, writing_stage
+from krakenlm.cli.stage import Out, OutFolder, Seed, model_name, shape_of, writing_stage
 from krakenlm.errors import InputError
 from krakenlm.machine import count_gpus, refuse_missing_ranks
+from krakenlm.values import Dtype
 
 commands = typer.Typer()
 
 
 @commands.command()
 def shard(
-    out: Out,
+    out: OutFolder,
     tp: Annotated[int, typer.Option(help="Number of ranks.", min=1)],
     model: Annotated[Path | None, typer.Argument(help="Model folder.")] = None,
     random: Annotated[
@@ -27,9 +28,7 @@ def shard(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16: of the weights, and of what is computed.")] = (
-        "float32"
-    ),
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights, and of what is computed.")] = "float32",
 ) -> None:
     """Write a model's weights as one file per rank, in TensorRT-LLM's checkpoint layout."""
     if (model is None) == (random is None):
@@ -60,8 +59,8 @@ def generate(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     prompt: Annotated[str, typer.Argument(help="What the text begins with.")],
     tokens: Annotated[int, typer.Option(help="At most this many new tokens.", min=1)] = 100,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(help="Draw from this many likeliest tokens.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from this many likeliest tokens.", min=1)] = None,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest with this probability together.")] = 1.0,
     seed: Seed = 0,
     tp: Annotated[int, typer.Option(help="Number of ranks, each a process with a GPU or cores of its own.", min=1)] = 1,
@@ -77,8 +76,10 @@ def generate(
     from krakenlm.inference.complete import complete
 
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed} if temperature else None
-    print(prompt, end="", flush=True)
-    for piece in complete(model, prompt, tokens, sampling, tp, threads):
+    text = complete(model, prompt, tokens, sampling, tp, threads)
+    # Once there is something to follow it: a model that cannot be loaded prints nothing but why.
+    print(prompt + next(text, ""), end="", flush=True)
+    for piece in text:
         print(piece, end="", flush=True)
     print()
 

@@ -10,7 +10,8 @@ from krakenlm.cli.stage import (
     Out,
     Scale,
     Threads,
-    check_keys,
+    check_shape,
+    file_to_write,
     folder_under_results,
     named_values,
     parse_json,
@@ -19,6 +20,7 @@ from krakenlm.cli.stage import (
 )
 from krakenlm.files import hold
 from krakenlm.machine import count_gpus
+from krakenlm.values import Dtype, HeadRule, check_arguments
 
 # What tells a row of the simulated table from the others.
 SIMULATED = ("hardware", "size", "tp", "batch", "context", "architecture", "degree")
@@ -35,10 +37,10 @@ def with_settings(
     """The rows of `measure`, whose other parameters are exactly the keys of --settings.
 
     Raises:
-        InputError: a key is missing, or there is no such parameter.
+        InputError: a key is missing, unknown or of another kind.
     """
     given |= {"out_csv": out, "scale": scale, "run": folder_under_results(made_in)}
-    check_keys("settings", settings, measure, set(given))
+    check_arguments("--settings", settings, measure, set(given))
     return measure(**given, **settings)
 
 
@@ -70,15 +72,15 @@ def engines(
 @commands.command()
 def ttft(
     size: Annotated[str, typer.Argument(help="Name of the shape, for the table.")],
-    shape: Annotated[str, typer.Option(help="n_layer, width and n_head as JSON.")],
-    tp: Annotated[int, typer.Option(help="Number of ranks.")],
+    shape: Annotated[str, typer.Option(help="1.3b, 6.7b, 13b, 65b, 175b, or n_layer, width, n_head as JSON.")],
+    tp: Annotated[int, typer.Option(help="Number of ranks.", min=1)],
     settings: Annotated[str, typer.Option(help="The other keys of `latency` as JSON.")],
-    breakdown: Annotated[Path, typer.Option(help="What this writes of where the time goes.")],
+    breakdown: Annotated[Path, typer.Option(help="What this writes of where the time goes.", callback=file_to_write)],
     out: Out,
     scale: Scale = "",
 ) -> None:
     """Time the first token of every architecture of one size, interleaved, alone on the machine."""
-    options = parse_json("settings", settings) | parse_json("shape", shape)
+    options = parse_json("settings", settings) | shape_of("shape", shape)
     with writing_stage("ttft", out, f"{size} tp {tp}", timing=True, gpus=count_gpus(), writes=[breakdown]) as run:
         from krakenlm.latency.ttft import measure_ttft
 
@@ -94,12 +96,18 @@ def ttft(
 @commands.command()
 def simulate(
     settings: Annotated[str, typer.Option(help="Keys of `simulation` as JSON.")],
-    layers: Annotated[Path, typer.Option(help="What this writes of one layer of each model, for the report.")],
+    layers: Annotated[
+        Path, typer.Option(help="What this writes of one layer of each model, for the report.", callback=file_to_write)
+    ],
     out: Out,
     scale: Scale = "",
 ) -> None:
     """Predict the time to first token on hardware that is described in config/hardware."""
     options = parse_json("settings", settings)
+    sizes = options.get("sizes")
+    for name, shape in sizes.items() if isinstance(sizes, dict) else ():
+        if isinstance(shape, dict):
+            check_shape(f"--settings: sizes: {name}", shape)
     with writing_stage("simulate", out, writes=[layers]) as run:
         from krakenlm.latency.sweep import simulate_grid
 
@@ -121,7 +129,7 @@ def timeline(
     decode: Annotated[bool, typer.Option(help="One token behind the context, not the prompt.")] = False,
     degree: Annotated[int | None, typer.Option(help="Kraken's splits; the larger of tp and 2 if none.", min=1)] = None,
     vocab_size: Annotated[int, typer.Option(min=1)] = 50304,
-    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32")] = "float16",
+    dtype: Annotated[Dtype, typer.Option()] = "float16",
 ) -> None:
     """Write a simulated forward for chrome://tracing or ui.perfetto.dev, and print where its time goes."""
     from krakenlm.latency.sweep import write_timeline
@@ -154,9 +162,11 @@ def advise(
     ] = None,
     perplexity: Annotated[Path | None, typer.Option(help="results/perplexity.csv, for what quality costs.")] = None,
     vocab_size: Annotated[int, typer.Option(min=1)] = 50304,
-    heads: Annotated[str, typer.Option(help="A Kraken's heads: head_size, head_count")] = "head_size",
-    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32")] = "float16",
-    out: Annotated[Path | None, typer.Option(help="Also write the advice there as CSV.")] = None,
+    heads: Annotated[HeadRule, typer.Option(help="What of standard's a Kraken's heads keep.")] = "head_size",
+    dtype: Annotated[Dtype, typer.Option()] = "float16",
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the advice there as CSV.", callback=file_to_write)
+    ] = None,
 ) -> None:
     """Rank architectures, degrees and ranks on a machine by predicted time to first token, at equal parameters."""
     from krakenlm.latency import advise as advice
@@ -178,11 +188,13 @@ def advise(
 
 @machines.command("calibrate")
 def calibrate_hardware(
-    out: Annotated[Path, typer.Option(help="Description to write.")] = Path("config/hardware/this-machine.yaml"),
+    out: Annotated[Path, typer.Option(help="Description to write.", callback=file_to_write)] = Path(
+        "config/hardware/this-machine.yaml"
+    ),
     ranks: Annotated[int, typer.Option(help="Ranks that run together.", min=1)] = 1,
     threads: Threads = 1,
     link: Annotated[str, typer.Option(help="Between CPU ranks: loopback, or a rate such as 1gbit.")] = "loopback",
-    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32")] = "float32",
+    dtype: Annotated[Dtype, typer.Option()] = "float32",
 ) -> None:
     """Measure this machine, CPU or GPUs, alone on it, and describe it."""
     with writing_stage("calibrate", out, timing=True, gpus=count_gpus()):
@@ -196,7 +208,8 @@ def import_aiconfigurator(
     clone: Annotated[Path, typer.Argument(help="Folder of a clone of ai-dynamo/aiconfigurator, after git lfs pull.")],
     system: Annotated[str, typer.Option(help="A name below its systems/, such as h100_sxm.")],
     out: Annotated[
-        Path | None, typer.Option(help="Description to write; config/hardware/<system>.yaml if none.")
+        Path | None,
+        typer.Option(help="Description to write; config/hardware/<system>.yaml if none.", callback=file_to_write),
     ] = None,
     version: Annotated[str | None, typer.Option(help="Of TensorRT-LLM's kernels; the newest if none.")] = None,
 ) -> None:

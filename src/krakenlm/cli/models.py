@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import folder_under_results, model_name, writing_stage
+from krakenlm.cli.stage import folder_to_write, folder_under_results, model_name, writing_stage
 from krakenlm.files import hold
 
 imports = typer.Typer(
@@ -14,7 +14,7 @@ imports = typer.Typer(
 )
 exports = typer.Typer(help="Write a model folder in the form that another program reads.", no_args_is_help=True)
 
-ImportedModel = Annotated[Path, typer.Argument(help="Model folder to write.")]
+ImportedModel = Annotated[Path, typer.Argument(help="Model folder to write.", callback=folder_to_write)]
 ImportedTokenizer = Annotated[
     Path | None, typer.Option(help="tokenizer.json for weights that come without one; equal to theirs otherwise.")
 ]
@@ -64,7 +64,7 @@ def import_model(
 @exports.command("hf")
 def export_huggingface(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    folder: Annotated[Path, typer.Argument(help="Folder to write; there must be none yet.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; there must be none yet.", callback=folder_to_write)],
     tokenizer: Annotated[
         Path | None, typer.Option(help="tokenizer.json for a model without one; equal to its own otherwise.")
     ] = None,

@@ -1,7 +1,6 @@
 """What the stages' commands share: their options, their locks and W&B runs, and settings given as JSON."""
 
 import contextlib
-import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +13,45 @@ from typer.main import get_current_context
 from krakenlm.errors import InputError
 from krakenlm.files import hold
 from krakenlm.machine import leased_gpus
+from krakenlm.values import Count, check_arguments
 
-Out = Annotated[Path, typer.Option(help="What this stage writes.")]
+
+def named(parameter: typer.CallbackParam) -> str:
+    """An option or argument as it is typed."""
+    return max(parameter.opts, key=len)
+
+
+def file_to_write(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Refuse, before any work, a file that could not be written after it.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if path is not None and path.is_dir():
+        raise InputError(f"{named(parameter)}: expected a file to write, found the folder {path}; name a file")
+    return place_to_write(parameter, path)
+
+
+def folder_to_write(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """The same for a folder."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise InputError(f"{named(parameter)}: expected a folder to write, found the file {path}; name a folder")
+    return place_to_write(parameter, path)
+
+
+def place_to_write(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    if path is not None:
+        above = next(each for each in path.absolute().parents if each.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{named(parameter)}: expected a place to write {path}, found {above}, which is no folder or not to be "
+                "written; name another"
+            )
+    return path
+
+
+Out = Annotated[Path, typer.Option(help="What this stage writes.", callback=file_to_write)]
+OutFolder = Annotated[Path, typer.Option(help="Folder that this stage writes.", callback=folder_to_write)]
 Scale = Annotated[str, typer.Option(help="Scale, for the column of that name.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
@@ -138,18 +174,6 @@ def parse_json(option: str, text: str) -> dict:
     return value
 
 
-def check_keys(option: str, values: dict, function: Callable, given: set[str]) -> None:
-    """Refuse settings that lack a key of `function`, or have one that it does not know.
-
-    Raises:
-        InputError: naming the key.
-    """
-    wanted = set(inspect.signature(function).parameters) - given
-    for key in sorted(wanted ^ set(values)):
-        expected, found = ("a value", "none") if key in wanted else ("no such key", repr(values[key]))
-        raise InputError(f"--{option}: {key}: expected {expected}, found {found}; see docs/configuration.md")
-
-
 def model_name(folder: Path) -> str:
     """`standard seed0` of models/standard/seed0-<hash>; of a folder elsewhere its name."""
     seed, found, _ = folder.name.partition("-")
@@ -168,10 +192,22 @@ def shape_of(option: str, size: str) -> dict:
 
     if size not in SHAPES and not size.startswith("{"):
         raise InputError(f"--{option}: expected one of {', '.join(SHAPES)}, or JSON, found {size!r}; choose one")
-    shape = SHAPES.get(size) or parse_json(option, size)
-    for key in ("n_layer", "width", "n_head"):
-        if type(shape.get(key)) is not int or shape[key] < 1:
-            raise InputError(
-                f"--{option}: {key}: expected a whole number of at least 1, found {shape.get(key)}; set it"
-            )
-    return shape
+    return check_shape(f"--{option}", SHAPES.get(size) or parse_json(option, size))
+
+
+def check_shape(where: str, shape: Mapping) -> dict:
+    """A shape, once it is known to be n_layer, width and n_head alone.
+
+    Raises:
+        InputError: naming the key.
+    """
+
+    def of_standard(n_layer: Count, width: Count, n_head: Count) -> None:
+        """What a shape is."""
+
+    check_arguments(where, shape, of_standard, set())
+    if shape["width"] % shape["n_head"]:
+        raise InputError(
+            f"{where}: width: expected a multiple of n_head ({shape['n_head']}), found {shape['width']}; change one"
+        )
+    return dict(shape)

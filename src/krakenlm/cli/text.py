@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import Out, Seed, locked, parse_json, writing_stage
+from krakenlm.cli.stage import Out, OutFolder, Seed, locked, parse_json, writing_stage
 from krakenlm.errors import InputError
 
 commands = typer.Typer()
@@ -16,7 +16,7 @@ tools = typer.Typer(help="Look at text that was tokenized.", no_args_is_help=Tru
 @commands.command()
 def corpus(
     text: Annotated[str, typer.Option(help="Keys of `text` as JSON.")],
-    out: Out,
+    out: OutFolder,
     shards: Annotated[int, typer.Option(help="In how many parts it is tokenized.", min=1)] = 1,
     processes: Annotated[int, typer.Option(help="Processes that read at once.", min=1)] = 1,
 ) -> None:
@@ -31,7 +31,7 @@ def corpus(
 
 @commands.command()
 def tasks(
-    out: Out,
+    out: OutFolder,
     seed: Seed = 0,
     examples: Annotated[int | None, typer.Option(help="Examples per task about the embedded world.")] = None,
     official: Annotated[Path | None, typer.Option(help="In their place, the folder of SuperGLUE's download.")] = None,
@@ -74,7 +74,7 @@ def tokenizer(
 def tokenize(
     corpus: Annotated[Path, typer.Option(help="Corpus folder.")],
     tokenizer: Annotated[Path, typer.Option(help="tokenizer.json")],
-    out: Out,
+    out: OutFolder,
     shard: Annotated[int | None, typer.Option(help="Only this shard, for a later call without it.", min=0)] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the tokenizer; all cores unless given.")] = None,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import Out, Seed, parse_json, writing_stage
+from krakenlm.cli.stage import OutFolder, Seed, parse_json, writing_stage
 from krakenlm.files import read_json
 
 commands = typer.Typer()
@@ -18,7 +18,7 @@ def train(
     model: Annotated[str, typer.Option(help="Model configuration as JSON.")],
     recipe: Annotated[str, typer.Option(help="Training recipe as JSON.")],
     seed: Seed,
-    out: Out,
+    out: OutFolder,
     watch: Annotated[
         str, typer.Option(envvar="KRAKENLM_WATCH", help="How the run is logged, checked and saved, as JSON.")
     ] = "{}",

@@ -20,7 +20,7 @@ from krakenlm.text.tokenizer import end_token, load_tokenizer
 def complete(
     model: str | Path, prompt: str, new_tokens: int, sampling: dict | None = None, tp: int = 1, threads: int = 1
 ) -> Iterator[str]:
-    """Yield what follows `prompt`, as soon as it is known, until the end of the document or `new_tokens` tokens.
+    """What follows `prompt`, as soon as it is known, until the end of the document or `new_tokens` tokens.
 
     An empty prompt begins a document. `sampling` has the fields of Sampling; without it the likeliest token is taken.
     Over `tp` ranks, processes of `threads` threads each, the text is the one of a single rank.
@@ -30,7 +30,7 @@ def complete(
             its range, or the model does not divide over `tp` ranks.
         RankError: a rank died.
     """
-    tokenizer, config = load_tokenizer(Path(model) / "tokenizer.json"), load_config(model)
+    config, tokenizer = load_config(model), load_tokenizer(Path(model) / "tokenizer.json")
     end = end_token(tokenizer, str(model))
     prompt_ids = tokenizer.encode(prompt).ids or [end]
     room = config.block_size - len(prompt_ids)
@@ -45,7 +45,7 @@ def complete(
         tokens = tokens_on_rank(ALONE, "cpu", **arguments)
     else:
         tokens = stream_ranks("krakenlm.inference.complete:tokens_on_rank", arguments, world=tp, threads=threads)
-    yield from pieces(tokens, tokenizer, end)
+    return pieces(tokens, tokenizer, end)
 
 
 def choice(sampling: dict | None) -> Callable[[Tensor], Tensor]:

@@ -4,6 +4,7 @@ import csv
 import functools
 import math
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +32,8 @@ COLUMNS = [
 ]  # fmt: skip
 DRAWS = 101  # of the tables' errors, for the interval of a prediction
 NORMAL_95 = 1.645  # the normal distribution's 95% quantile, in standard deviations
+# So much of the parameters that were asked for may a model that is ranked have more or fewer.
+TOLERANCE = 0.05
 # Trained models are of the same size where their parameters differ by no more.
 SAME_SIZE = 0.1
 
@@ -50,9 +53,11 @@ def advise(
 ) -> list[dict]:
     """Every architecture, degree and number of ranks on one machine, soonest first; what has no room comes last.
 
+    A model whose heads and layers come no nearer than TOLERANCE to the parameters is left out, said on stderr.
+
     Args:
         hardware: a name in config/hardware, or a file.
-        parameters: of every model, as nearly as whole layers and heads allow.
+        parameters: of every model, within TOLERANCE.
         context: tokens of the prompt; the time of a token is that of the one after it.
         tp: numbers of ranks; those that are powers of two, up to a machine's devices, if empty.
         heads: rule of a Kraken's heads (krakenlm.models.sizing.kraken_width).
@@ -68,19 +73,47 @@ def advise(
     for each in ranks:
         place.check_ranks(each)
     lengths = {"vocab_size": vocab_size, "block_size": max(context + 1, *MEMORY_TOKENS)}
-    shape = standard_shape(parameters, **lengths)
+    shape = standard_shape(parameters, **lengths, ranks=ranks)
     trained = read_perplexities(perplexity_csv)
-    rows = []
+    rows, others = [], []
     for world in ranks:
         candidates = equal_models(shape, world, [each for each in ranks if each > 1], heads, lengths)
-        found = [row_of(model, world, place, context, batch, dtype) for model in candidates]
-        rows += with_speedups(found)
-    if not rows:
-        raise InputError(
-            f"--tp: expected ranks over which {shape['n_head']} heads can be divided, found {ranks}; choose others"
-        )
+        near = [model for model in candidates if off(model, parameters) <= TOLERANCE]
+        others += [model for model in candidates if model not in near]
+        rows += with_speedups([row_of(model, world, place, context, batch, dtype) for model in near])
+    explain_left_out(others, parameters, bool(rows))
     rows = [row | perplexity_cost(row["architecture"], row["degree"], trained) for row in ranked(rows)]
     return write_table(out_csv, rows, COLUMNS) if out_csv else rows
+
+
+def off(model: Model, parameters: float) -> float:
+    """By what share of them a model has more or fewer than so many parameters."""
+    return abs(parameter_count(model.sizes) / parameters - 1)
+
+
+def explain_left_out(others: Sequence[Model], parameters: float, ranked: bool) -> None:
+    """Say which models are left out for their size.
+
+    Raises:
+        InputError: all are.
+    """
+    names = {
+        f"{model.architecture}{f' {model.degree}-way' if model.degree else ''}": parameter_count(model.sizes)
+        for model in others
+    }
+    sizes = ", ".join(f"{name} ({count / 1e9:.3g}B)" for name, count in names.items())
+    if not ranked:
+        raise InputError(
+            f"--params: expected parameters that whole layers and heads come within {TOLERANCE:.0%} of, found "
+            f"{parameters:g}, for which there are {sizes}; choose others"
+        )
+    if names:
+        unmeasured = "; without standard there is no column x standard" if "standard" in names else ""
+        print(
+            f"advise: left out, more than {TOLERANCE:.0%} off --params {parameters:g}: {sizes}{unmeasured}; a "
+            "Kraken of another --params or by the other --heads may come nearer",
+            file=sys.stderr,
+        )
 
 
 def with_speedups(rows: list[dict]) -> list[dict]:

@@ -19,6 +19,7 @@ from krakenlm.latency.turns import INTERLEAVE, wait_for_ranks
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.text.store import TokenStore
+from krakenlm.values import Count, Natural
 
 COLUMNS = [
     "model", "architecture", "degree", "tp", "prompts", "prompt_tokens", "new_tokens", "identical",
@@ -35,13 +36,13 @@ def measure_engines(
     out_csv: str | Path,
     scale: str,
     run: str,
-    tp: int,
-    prompts: int,
-    prompt_tokens: int,
-    new_tokens: int,
-    runs: int,
-    warmup: int,
-    threads: int,
+    tp: Count,
+    prompts: Count,
+    prompt_tokens: Count,
+    new_tokens: Count,
+    runs: Count,
+    warmup: Natural,
+    threads: Count,
 ) -> list[dict]:
     """Compare and time every engine, given as (model's name, model's folder, folder of shards); write the table.
 

@@ -19,7 +19,8 @@ from krakenlm.latency.kernels import Roofline, Table, integral, read_tables
 if TYPE_CHECKING:  # torch takes seconds to import, and reading a description does without
     from krakenlm.latency.trace import Operation
 
-FOLDER = Path("config/hardware")
+# Where descriptions are: in the folder in which one works, then in the clone that this module is part of.
+FOLDERS = (Path("config/hardware"), Path(__file__).parents[3] / "config" / "hardware")
 # Whose kernels are described: TensorRT-LLM's join what lies between products (krakenlm.latency.trace.fused).
 ENGINES = ("tensorrt-llm", "torch")
 # What a unit is in bytes, seconds and FLOPs.
@@ -187,7 +188,7 @@ def table_models(about: Mapping) -> Mapping[str, Callable[..., float]]:
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
 
 
 def load(name: str | Path) -> Hardware:
@@ -198,13 +199,15 @@ def load(name: str | Path) -> Hardware:
     """
     path = Path(name)
     if path.suffix != ".yaml":
-        path = FOLDER / f"{name}.yaml"
+        places = [folder / f"{name}.yaml" for folder in FOLDERS]
+        path = next((place for place in places if place.is_file()), places[0])
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except OSError:
+        known = ", ".join(names()) or "those in config/hardware of a clone of krakenlm, in which to start this"
         raise InputError(
-            f"hardware: expected one of {', '.join(names()) or 'config/hardware/*.yaml'} or a .yaml file, found "
-            f"{str(name)!r}; choose one, or measure this machine: krakenlm hardware calibrate"
+            f"hardware: expected one of {known} or a .yaml file, found {str(name)!r}; choose one, or measure this "
+            "machine: krakenlm hardware calibrate"
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected YAML, found a file that is no text; correct it") from None

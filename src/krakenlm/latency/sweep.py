@@ -16,6 +16,7 @@ from krakenlm.latency.hardware import Hardware
 from krakenlm.latency.simulate import PARTS, Timeline, breakdown, chrome_trace, part_of, play
 from krakenlm.latency.trace import Trace, trace
 from krakenlm.models.sizing import kraken_width, kv_bytes_per_token, parameter_count
+from krakenlm.values import Count, Counts, Dtype, HeadRule, Names
 
 COLUMNS = [*ttft.COLUMNS, "hardware", "heads", *(f"{part}_ms" for part in PARTS), "fits"]
 LAYER_COLUMNS = [
@@ -84,16 +85,16 @@ def simulate_grid(
     layers_csv: str | Path,
     scale: str,
     run: str,
-    hardware: Sequence[str],
-    architectures: Sequence[str],
-    sizes: Mapping[str, Mapping],
-    vocab_size: int,
-    tp: Sequence[int],
-    contexts: Sequence[int],
-    batches: Sequence[int],
-    degrees: Sequence[int],
-    heads: str,
-    dtype: str,
+    hardware: Names,
+    architectures: Names,
+    sizes: Mapping[str, Mapping[str, Count]],
+    vocab_size: Count,
+    tp: Counts,
+    contexts: Counts,
+    batches: Counts,
+    degrees: Sequence[Count],
+    heads: HeadRule,
+    dtype: Dtype,
 ) -> list[dict]:
     """Simulate every cell of the grid, and write the table, and a table of what runs when in one layer of some.
 
@@ -189,6 +190,11 @@ def write_timeline(
     Raises:
         InputError: the model cannot be divided over tp ranks, or the hardware has no place for them.
     """
+    rows = (*models.ARCHITECTURES, *ttft.CHUNKS)
+    if architecture not in rows:
+        raise InputError(f"architecture: expected one of {', '.join(rows)}, found {architecture!r}; choose one")
+    if degree is not None and architecture != "kraken":
+        raise InputError(f"degree: expected none beside {architecture}, which has no splits, found {degree}; remove it")
     place = machines.load(hardware)
     place.check_ranks(tp)
     wanted = max(tp, 2) if degree is None else degree
@@ -199,7 +205,7 @@ def write_timeline(
         if model.degree in ("", wanted)
     ]
     if not found:
-        raise InputError(f"--tp: expected ranks that {architecture} can be divided over, found {tp}; choose another")
+        raise InputError(f"tp: expected ranks that {architecture} can be divided over, found {tp}; choose another")
     new_tokens, cached = (1, context) if decode else (context, 0)
     fuse = place.engine == "tensorrt-llm"
     timeline = timeline_of(

@@ -34,6 +34,7 @@ from krakenlm.models.blocks import LAST, Config
 from krakenlm.models.collectives import Collectives
 from krakenlm.models.sizing import kv_bytes_per_token, parameter_count, rank_parameter_count, sizes_of
 from krakenlm.progress import Progress
+from krakenlm.values import Count, Counts, Dtype, Names, Natural, Share
 
 COLUMNS = [
     "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs",
@@ -59,22 +60,22 @@ def measure_ttft(
     breakdown_csv: str | Path,
     scale: str,
     run: str,
-    links: list[str],
-    architectures: list[str],
-    vocab_size: int,
-    contexts: list[int],
-    batch: int,
-    runs: int,
-    most_runs: int,
-    precision: float,
-    warmup: int,
-    profiled_runs: int,
-    dtype: str,
-    threads: int,
+    links: Names,
+    architectures: Names,
+    vocab_size: Count,
+    contexts: Counts,
+    batch: Count,
+    runs: Count,
+    most_runs: Count,
+    precision: Share,
+    warmup: Natural,
+    profiled_runs: Count,
+    dtype: Dtype,
+    threads: Count,
     seed: int,
-    n_layer: int,
-    width: int,
-    n_head: int,
+    n_layer: Count,
+    width: Count,
+    n_head: Count,
 ) -> list[dict]:
     """Time every architecture of one shape on `tp` ranks at every context and over every link, and write the tables.
 
@@ -87,8 +88,10 @@ def measure_ttft(
 
     Raises:
         InputError: this machine has fewer cores or GPUs than the ranks need, or too little memory for a few layers, or
-            no link has rows.
+            no link has rows, or `most_runs` are fewer than `runs`.
     """
+    if most_runs < runs:
+        raise InputError(f"most_runs: expected at least runs ({runs}), found {most_runs}; raise it")
     refuse_missing_ranks("tp", tp, threads, torch.cuda.device_count())
     shape = {"n_layer": n_layer, "vocab_size": vocab_size, "block_size": max(contexts)}
     # Chunks hide communication: one rank has none.

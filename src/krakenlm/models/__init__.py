@@ -132,5 +132,11 @@ def first_difference(expected: Mapping[str, "Tensor"], found: Mapping[str, "Tens
 
 
 def load_config(folder: str | Path) -> "Config":
-    """The checked configuration in `folder`/config.json."""
+    """The checked configuration in `folder`/config.json.
+
+    Raises:
+        InputError: there is no such folder, or its config.json is missing, damaged or no model's.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: expected a model folder, found none; correct the path, or train or import a model")
     return config_from_dict(read_json(Path(folder) / "config.json"))

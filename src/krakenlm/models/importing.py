@@ -42,6 +42,8 @@ def import_authors(checkpoint: str | Path, out: str | Path, tokenizer: str | Pat
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise InputError(f"{path}: expected a checkpoint, found none; correct the path") from None
+    except OSError as error:  # a folder, a file of another user's
+        raise InputError(f"{path}: expected a checkpoint, found none to read ({error.strerror}); name a file") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path}: expected a checkpoint of tensors alone, found {reason}; it was not read") from None

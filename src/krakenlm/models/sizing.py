@@ -6,14 +6,14 @@ block_size, bias and tied (if not the defaults) and, for kraken, degree and ffn_
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from krakenlm.errors import InputError
 
 STANDARD_FFN_EXPANSION, KRAKEN_FFN_EXPANSION = 4, 2
 FLOAT32 = 4  # bytes
-HEADS_AT_ONCE = 8  # a multiple of so many heads has a model whose shape is chosen here
+HEADS_AT_ONCE = 8  # a multiple of so many heads has a model whose shape is chosen here for the usual ranks
 HEAD_RULES = ("head_size", "head_count")  # of a Kraken that matches a standard model (see kraken_width)
 # The shapes that the paper times, as standard models: GPT-3's (arXiv 2005.14165, table 2.1; its 1.3B has 24 heads of
 # 128 there, which do not make 2048: 16 do) and LLaMA's of 65B (arXiv 2302.13971, table 2). The paper's own table is not
@@ -211,11 +211,11 @@ def kraken_width_for_total(standard: Mapping, degree: int, rule: str = "head_siz
     return width, heads_of(width, *shape)
 
 
-def standard_shape(parameters: float, vocab_size: int, block_size: int) -> dict[str, int]:
+def standard_shape(parameters: float, vocab_size: int, block_size: int, ranks: Sequence[int] = ()) -> dict[str, int]:
     """n_layer, width and n_head of a standard model of about so many parameters, embeddings included.
 
-    The width is that of `SHAPES` of this size, interpolated over logarithms, to whole groups of HEADS_AT_ONCE heads, so
-    that it divides over up to as many ranks; then as many layers as come nearest.
+    The width is that of `SHAPES` of this size, interpolated over logarithms, to whole groups of HEADS_AT_ONCE heads, or
+    of as many as each of `ranks` divides, so that it divides over them; then as many layers as come nearest.
 
     Raises:
         InputError: the parameters are too few for one layer.
@@ -226,13 +226,14 @@ def standard_shape(parameters: float, vocab_size: int, block_size: int) -> dict[
     (x0, y0), (x1, y1) = next((pair for pair in pairs if at <= pair[1][0]), pairs[-1])
     wanted = math.exp(y0 + (y1 - y0) * (at - x0) / (x1 - x0))
     head_size = 128 if wanted >= SHAPES["1.3b"]["width"] else 64
-    step = HEADS_AT_ONCE * head_size
+    common = math.lcm(*ranks)
+    step = head_size * (common if HEADS_AT_ONCE % common else HEADS_AT_ONCE)
     width = step * max(1, round(wanted / step))
     one, two = (parameter_count({**given, "width": width, "n_layer": layers}) for layers in (1, 2))
     if parameters < one:
         raise InputError(
-            f"--params: expected at least {one:,}, one layer of width {width} with a vocabulary of {vocab_size}, found "
-            f"{parameters:g}; choose more"
+            f"--params: expected at least {one:,}, one layer of width {width} ({width // head_size} heads, which "
+            f"divide over the ranks) with a vocabulary of {vocab_size}, found {parameters:g}; choose more"
         )
     n_layer = 1 + round((parameters - one) / (two - one))
     return {"n_layer": n_layer, "width": width, "n_head": width // head_size}

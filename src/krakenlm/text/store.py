@@ -31,6 +31,7 @@ class TokenStore:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.manifest = read_json(self.directory / "manifest.json")
+        self.verified: set[str] = set()  # splits whose content is known to be the manifest's
         if self.manifest.get("dtype") not in LITTLE_ENDIAN or not set(SPLITS) <= set(self.manifest.get("splits", {})):
             raise InputError(
                 f"{self.directory / 'manifest.json'}: expected a manifest of tokens, found another file; "
@@ -38,10 +39,12 @@ class TokenStore:
             )
 
     def tokens(self, split: str) -> np.memmap:
-        """The ids of `split` ("train" or "val"), one dimension, mapped read-only.
+        """The ids of `split` ("train" or "val"), one dimension, mapped read-only; read whole once, for their checksum.
+
+        Whoever reads tokens reads them here: seconds a split, against work on what a disk or a copy has spoilt.
 
         Raises:
-            InputError: the file is missing or not as long as the manifest says.
+            InputError: the file is missing, or its length or content is not what the manifest says.
         """
         path, entry = self.directory / f"{split}.bin", self.manifest["splits"][split]
         dtype = LITTLE_ENDIAN[self.manifest["dtype"]]
@@ -52,19 +55,10 @@ class TokenStore:
                 f"{path}: expected {expected} bytes ({entry['tokens']} tokens), found "
                 f"{'no file' if found is None else f'{found} bytes'}; delete it and run the tokens stage again"
             )
+        if split not in self.verified and checksum(path) != entry["sha256"]:
+            raise InputError(
+                f"{path}: expected the content whose checksum is in manifest.json, found another; "
+                "delete it and run the tokens stage again"
+            )
+        self.verified.add(split)
         return np.memmap(path, dtype=dtype, mode="r")
-
-    def verify(self) -> None:
-        """Read every file and compare its checksum with the manifest's.
-
-        Raises:
-            InputError: one differs.
-        """
-        for split in SPLITS:
-            self.tokens(split)
-            path = self.directory / f"{split}.bin"
-            if checksum(path) != self.manifest["splits"][split]["sha256"]:
-                raise InputError(
-                    f"{path}: expected the content whose checksum is in manifest.json, found another; "
-                    "delete it and run the tokens stage again"
-                )

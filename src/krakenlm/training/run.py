@@ -53,8 +53,6 @@ def train(
     settings = Recipe.from_dict(recipe)
     check_devices(settings)
     store = TokenStore(tokens_dir)
-    # Seconds against days of training on what a disk or a copy has spoilt since the tokens stage.
-    store.verify()
     model_config = with_vocabulary(model_config, store)
     splits = {split: store.tokens(split) for split in ("train", "val")}
     for split, tokens in splits.items():
