@@ -17,8 +17,9 @@ import pyarrow.parquet
 from krakenlm.config import TEXT_SUFFIXES
 from krakenlm.errors import InputError
 
-# What one process reads at a time, in bytes of the file: small enough to share work evenly, large against a seek.
-PIECE_BYTES = 64_000_000
+# What one process reads at a time, in bytes of the file: small enough that even two shards of 100 MB are about equal,
+# large against a seek.
+PIECE_BYTES = 8_000_000
 # A line or file longer than this is not held in memory. A 200 MB document is unusual, not wrong.
 LONGEST_DOCUMENT = 1_000_000_000
 ROWS_AT_ONCE = 256
