@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from krakenlm import cgroups
 from krakenlm.errors import InputError
 
 LEASE_SECONDS = 0.5  # between two looks for a free GPU
@@ -112,23 +113,29 @@ def refuse_missing_ranks(key: str, tp: int, threads: int, gpus: int) -> None:
     Raises:
         InputError: naming `key`.
     """
-    cores = len(os.sched_getaffinity(0))
+    usable = cores()
     if gpus and tp > gpus:
         raise InputError(
             f"{key}: expected at most this machine's {gpus} GPUs, found {tp}; lower it or use another machine"
         )
-    if not gpus and tp * threads > cores:
+    if not gpus and tp * threads > usable:
         raise InputError(
-            f"{key}: expected tp x threads within this machine's {cores} cores, found {tp} x {threads}; ranks that "
+            f"{key}: expected tp x threads within this machine's {usable} cores, found {tp} x {threads}; ranks that "
             "share a core would not be measured; lower one of them"
         )
+
+
+def cores() -> int:
+    """Cores that this process may keep busy: those it is bound to, and no more than its container's quota of time."""
+    bound, quota = len(os.sched_getaffinity(0)), cgroups.core_limit()
+    return bound if quota is None else max(1, min(bound, int(quota)))
 
 
 def processor() -> str:
     """Name of the processor and how many of its cores this process may use."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    return f"{name}, {cores()} cores"
 
 
 def device() -> str:
@@ -147,8 +154,9 @@ def memory_of_a_rank(ranks: int) -> float:
 
 
 def host_memory() -> int:
-    """Bytes of this machine's memory, GPUs apart."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that this process may have, GPUs apart: the machine's, and no more than its container's limit."""
+    memory, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), cgroups.memory_limit()
+    return memory if limit is None else min(memory, limit)
 
 
 def hardware() -> str:

@@ -6,13 +6,12 @@ the peak that training reaches is stated, or measured on this machine (`krakenlm
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from krakenlm import config as settings
 from krakenlm.latency import hardware
-from krakenlm.machine import gpu_names, host_memory, memory_of_a_rank, processor
+from krakenlm.machine import cores, gpu_names, host_memory, memory_of_a_rank, processor
 from krakenlm.models import ARCHITECTURES
 from krakenlm.models.sizing import (
     forward_flops_per_token,
@@ -142,10 +141,6 @@ def measured_devices(config: Mapping, gpus: int) -> Devices:
 
 def processor_alone(rates: Mapping[str, float], source: str) -> Devices:
     return Devices(processor(), 0, cores(), 0.0, host_memory(), rates, source)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def described_as(gpus: Sequence[str]) -> str:

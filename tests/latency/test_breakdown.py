@@ -9,7 +9,7 @@ from torch.autograd import DeviceType
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.launch import run_ranks
 from krakenlm.inference.shards import random_rank
-from krakenlm.latency.breakdown import WHOLE, Labels, parts_of, profiled, start_profiler, union, without
+from krakenlm.latency.breakdown import WHOLE, Labels, deepened, parts_of, profiled, start_profiler, union, without
 from krakenlm.latency.simulate import PARTS
 from krakenlm.models import config_from_dict
 from krakenlm.models.blocks import LAST
@@ -65,6 +65,29 @@ def test_on_a_gpu_exposed_is_what_of_a_collective_runs_beside_no_other_kernel():
     assert parts["all_reduce_hidden"] == 300
     assert parts["all_reduce_exposed"] == 100
     assert parts["other"] == 1000 - 400 - 100 - 100
+
+
+def test_parts_that_run_at_once_count_once_and_add_up_to_the_whole():
+    events = [
+        event("krakenlm.whole", 0, 1000),
+        event("krakenlm.norm", -50, 100, on_gpu=True),
+        event("krakenlm.gemm", 50, 700, on_gpu=True),
+        event("krakenlm.attention", 600, 1100, on_gpu=True),
+        event("nccl:all_reduce", 0, 5),
+        event("ncclDevKernel_AllReduce_Sum_f16_RING_LL(x)", 650, 990, on_gpu=True),
+    ]
+    parts = parts_of(events, on_gpu=True)
+    assert sum(parts[part] for part in PARTS if part != "all_reduce_hidden") == pytest.approx(parts[WHOLE])
+
+
+def test_with_fewer_layers_measured_the_parts_still_add_up_to_the_whole():
+    few = dict.fromkeys(PARTS, 2.0) | {WHOLE: 14.0, "norm": 4.0}
+    deep = dict.fromkeys(PARTS, 6.0) | {WHOLE: 41.0, "norm": 3.0}  # noise: less with more layers
+    whole = deepened(deep, few, layers=6, n_layer=12)
+    assert whole["gemm"] == 6 + 6 * 1
+    assert whole["norm"] == 3
+    assert sum(whole[part] for part in PARTS if part != "all_reduce_hidden") == pytest.approx(whole[WHOLE])
+    assert deepened(deep, few, layers=12, n_layer=12) == deep
 
 
 @pytest.mark.parametrize("architecture", ["standard", "parallel", "ladder", "kraken"])

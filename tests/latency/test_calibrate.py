@@ -1,7 +1,11 @@
 """A description that is measured here: what is made of measurements, and small ones of every kind."""
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 
+from krakenlm.errors import InputError
 from krakenlm.inference.collectives import run_threads
 from krakenlm.latency import calibrate, hardware, kernels
 from krakenlm.latency.simulate import Overlap, play
@@ -90,6 +94,7 @@ def small_grid(monkeypatch):
     for name, value in {
         "ROWS": (1, 16), "WIDTHS": (32, 64), "HEAD": 128, "CONTEXTS": (8, 16), "HEADS": (2,), "HEAD_SIZES": (16,),
         "BYTES": [4096, 16384], "MESSAGES": [64, 4096], "OVERLAPPED": [4096], "LEAST_SECONDS": 0.0,
+        "OVERLAP_SECONDS": 0.0, "RUN": 2, "RUNS": (1, 1),
         "REPETITIONS": (3, 3), "BEHIND_WIDTH": 32, "BEHIND_ROWS": 4, "POOL_BYTES": 2**20,
     }.items():  # fmt: skip
         monkeypatch.setattr(calibrate, name, value)
@@ -128,6 +133,30 @@ def test_a_kernel_reads_weights_that_no_recent_one_has_read(small_grid):
     assert {bench.weight(64, 64).data_ptr() for _ in range(62)} | {first.data_ptr(), second.data_ptr()} == {
         bench.weight(64, 64).data_ptr() for _ in range(64)
     }
+
+
+def test_a_collective_takes_what_ranks_wait_for_it_whatever_the_products_before_it_take(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(calibrate, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(calibrate, "RUN", 3)
+    monkeypatch.setattr(calibrate, "RUNS", (5, 5))
+    noise, waits = itertools.cycle([1.0, 9.0, 0.1, 30.0]), itertools.cycle([1.0, 1.0, 4.0])
+
+    def passing(seconds):
+        clock.now += next(seconds)
+
+    bench = calibrate.Bench(ALONE, "cpu", calibrate.torch.float32)
+    assert bench.waited(lambda: passing(noise), lambda: passing(waits)) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("longer", [0.0, -1e-6])
+def test_a_collective_that_seems_to_take_no_time_is_refused_not_replaced(small_grid, monkeypatch, longer):
+    bench = calibrate.Bench(ALONE, "cpu", calibrate.torch.float32)
+    times = iter([1e-3 + longer, 1e-3])
+    monkeypatch.setattr(bench, "on_gpu", True)
+    monkeypatch.setattr(bench, "mean", lambda function: next(times))
+    with pytest.raises(InputError, match="--ranks: expected all_reduce of 4096 bytes to take time, found none"):
+        bench.collective("all_reduce", 4096)
 
 
 def test_the_slowest_tenth_of_the_calls_does_not_count():

@@ -11,6 +11,7 @@ from krakenlm.inference.cache import Cache
 from krakenlm.inference.shards import empty_rank, random_rank
 from krakenlm.latency import depth, ttft
 from krakenlm.latency.memory import memory_of
+from krakenlm.latency.simulate import PARTS
 from krakenlm.models import config_from_dict
 from krakenlm.models.blocks import LAST
 from krakenlm.models.sizing import parameter_count, sizes_of
@@ -39,7 +40,11 @@ def test_a_cell_that_does_not_fit_is_measured_with_fewer_layers_and_says_so(tmp_
         assert row["memory_gb"] == memory_of(sizes, 1, 1, batch=1, context=8, dtype="float32").at(8) / 1e9
         assert row["ttft_ms_median"] > 0
     with open(tmp_path / "parts.csv", newline="") as file:
-        assert {row["layers_measured"] for row in csv.DictReader(file)} == {str(layers)}
+        parts = list(csv.DictReader(file))
+    assert {row["layers_measured"] for row in parts} == {str(layers)}
+    for row in parts:
+        summed = sum(float(row[f"{part}_ms"]) for part in PARTS if part != "all_reduce_hidden")
+        assert summed == pytest.approx(float(row["prefill_ms"]))
 
 
 def test_memory_for_no_more_than_the_shallow_copies_is_refused(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The simulated table: its cells, its rows, and the timeline of one of them."""
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from krakenlm.errors import InputError
-from krakenlm.latency import sweep, ttft
+from krakenlm.latency import hardware, sweep, ttft
+from krakenlm.latency.memory import memory_of
 from krakenlm.latency.simulate import PARTS
-from krakenlm.models.sizing import parameter_count
+from krakenlm.models.sizing import parameter_count, sizes_of
 
 HARDWARE = Path(__file__).parents[2] / "config" / "hardware"
 SHAPE = {"n_layer": 8, "width": 1024, "n_head": 16}
@@ -110,6 +112,19 @@ def test_models_without_room_are_said_to_have_none(tmp_path):
     rows = simulate(tmp_path, sizes={"large": {"n_layer": 96, "width": 12288, "n_head": 96}}, tp=[2], batches=[1])
     assert {row["fits"] for row in rows} == {False}
     assert min(row["memory_gb"] for row in rows) > 2 * 174e9 / 2 / 1e9
+
+
+def test_memory_means_the_same_simulated_and_measured_and_what_fits_leaves_room_for_the_runtime():
+    place = hardware.load(HARDWARE / "h100.yaml")
+    sizes = sizes_of("parallel", SHAPE["width"], SHAPE["n_head"], 2) | {"n_layer": SHAPE["n_layer"]} | LENGTHS
+    model = sweep.Model("parallel", sizes, 1)
+    traced = model.trace(2, batch=1, new_tokens=256, cached=0, dtype="float16", fuse=False)
+    run = sweep.Run(model, traced, sweep.timeline_of(traced, place))
+    needed = memory_of(sizes, 1, 2, batch=1, context=256, dtype="float16").at(256)
+    for reserved, fits in ((0.0, True), (place.memory - needed - 1e3, True), (place.memory - needed + 1e3, False)):
+        row = sweep.row_of(run, dataclasses.replace(place, reserved=reserved))
+        assert row["memory_gb"] == pytest.approx(needed / 1e9)
+        assert row["fits"] == fits
 
 
 def test_a_krakens_heads_follow_the_rule(tmp_path):

@@ -80,6 +80,20 @@ def test_a_speed_up_agrees_where_its_interval_lies_above_one(ends, word):
     assert "1.36\u00d7" in ttft.theirs
 
 
+def test_the_claim_names_every_setting_and_one_slower_link_is_enough_to_differ():
+    ends = {"speedup_ci_low": 1.2, "speedup_ci_high": 1.3}
+    fast = [row | ends | {"link": "1gbit"} for row in ttft_rows()]
+    slower = {"speedup_vs_standard": 0.9, "speedup_ci_low": 0.85, "speedup_ci_high": 0.95}
+    slow = [row | slower | {"link": "loopback"} for row in ttft_rows()]
+    both = three(ttft=fast + slow)[2]
+    assert both.word == DIFFERS
+    assert both.why == "slower in one of these settings at least"
+    assert "link 1gbit" in both.ours
+    assert "link loopback" in both.ours
+    assert "0.90" in both.ours
+    assert three(ttft=fast + [row | {"link": "loopback"} for row in fast])[2].word == AGREES
+
+
 def test_a_figure_of_one_rank_or_of_the_simulator_is_no_measured_speed_up():
     one_rank = [row for row in ttft_rows() if row["tp"] == 1]
     simulated = [row | {"source": "simulated"} for row in ttft_rows()]

@@ -1,5 +1,7 @@
 """Which micro-batch fits, against bytes added up by hand."""
 
+from krakenlm import cgroups
+from krakenlm.training.memory import memory_of_device
 from krakenlm.training.recipe import Recipe
 
 STANDARD = {"architecture": "standard", "n_layer": 1, "n_head": 1, "width": 8, "block_size": 4, "vocab_size": 64}
@@ -26,3 +28,10 @@ def test_the_largest_divisor_that_fits_is_found(paper):
 def test_where_not_even_one_sequence_fits_there_is_none(paper):
     assert fitting(paper, PARAMETERS) is None
     assert fitting(paper, 10**12, micro_batch=1) is None
+
+
+def test_processes_on_cpus_share_the_memory_that_their_container_is_allowed(paper, monkeypatch):
+    monkeypatch.setattr(cgroups, "memory_limit", lambda: 2**30)
+    for devices in (1, 2):
+        recipe = Recipe.from_dict(paper | {"gpus": 0, "precision": "32-true", "devices": devices})
+        assert memory_of_device(recipe) == 2**30 // devices

@@ -1,6 +1,5 @@
 """Models become sharded engines, and generate."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from krakenlm.cli.stage import Out, OutFolder, Seed, model_name, shape_of, writing_stage
 from krakenlm.errors import InputError
-from krakenlm.machine import count_gpus, refuse_missing_ranks
+from krakenlm.machine import cores, count_gpus, refuse_missing_ranks
 from krakenlm.values import Dtype
 
 commands = typer.Typer()
@@ -71,7 +70,7 @@ def generate(
             "--temperature: expected a number above 0 beside --top-k or --top-p, found 0, the likeliest token; "
             "raise it, or leave the other out"
         )
-    threads = max(1, len(os.sched_getaffinity(0)) // tp)
+    threads = max(1, cores() // tp)
     refuse_missing_ranks("tp", tp, threads, count_gpus())
     from krakenlm.inference.complete import complete
 

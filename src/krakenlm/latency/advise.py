@@ -31,7 +31,7 @@ COLUMNS = [
     "perplexity_vs_standard", "perplexity_from",
 ]  # fmt: skip
 DRAWS = 101  # of the tables' errors, for the interval of a prediction
-NORMAL_95 = 1.645  # the normal distribution's 95% quantile, in standard deviations
+QUANTILE_95 = 1.645  # standard deviations from the mean to the normal distribution's 95% quantile
 # So much of the parameters that were asked for may a model that is ranked have more or fewer.
 TOLERANCE = 0.05
 # Trained models are of the same size where their parameters differ by no more.
@@ -164,21 +164,21 @@ def row_of(model: Model, world: int, place: Hardware, context: int, batch: int, 
         **{key: model.sizes[key] for key in ("width", "n_head", "n_layer")},
         "context": context,
         "batch": batch,
-        "device_memory_gb": place.memory / 1e9,
+        "device_memory_gb": (place.memory - place.reserved) / 1e9,
     }
     for name, trace in (("ttft", traced(context, 0)), ("token", traced(1, context))):
         low, high = interval(trace, place)
         row[f"{name}_ms"] = 1e3 * timeline_of(trace, place).seconds
         row[f"{name}_ms_low"], row[f"{name}_ms_high"] = 1e3 * low, 1e3 * high
     for tokens in MEMORY_TOKENS:
-        row[f"memory_gb_{tokens}"] = memory(traced(tokens, 0), place) / 1e9
-    row["fits"] = memory(traced(context, 0), place) <= place.memory
+        row[f"memory_gb_{tokens}"] = memory(traced(tokens, 0)) / 1e9
+    row["fits"] = memory(traced(context, 0)) + place.reserved <= place.memory
     return row
 
 
-def memory(traced: Trace, place: Hardware) -> float:
-    """Bytes of one device: weights, the cache of every token, the most that results take, what the runtime takes."""
-    return traced.weights + traced.kv_cache + traced.activations + place.reserved
+def memory(traced: Trace) -> float:
+    """Bytes of one device: weights, the cache of every token, the most that results take."""
+    return traced.weights + traced.kv_cache + traced.activations
 
 
 def interval(traced: Trace, place: Hardware) -> tuple[float, float]:
@@ -224,7 +224,7 @@ def factor(held_out: HeldOut | None, generator: random.Random) -> float:
         return 1.0
     # A prediction that was too long (high) means a time below it.
     end = held_out.high if deviation < 0 else held_out.low
-    return math.exp(deviation * abs(math.log1p(end)) / NORMAL_95)
+    return math.exp(deviation * abs(math.log1p(end)) / QUANTILE_95)
 
 
 PERPLEXITY_COLUMNS = ("model", "architecture", "degree", "parameters", "data", "protocol", "loss", "seed")

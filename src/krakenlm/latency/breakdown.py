@@ -8,7 +8,7 @@ begins until it ends, and exposed is what the forward stands still for. On a GPU
 and exposed is what of NCCL's kernels runs while no other kernel does.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.autograd import DeviceType
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from krakenlm.latency import depth
 from krakenlm.latency.simulate import PARTS
 from krakenlm.latency.trace import ATTENTION, NORMS, PRODUCTS, owner, storage_of
 from krakenlm.latency.turns import wait_for_ranks
@@ -151,7 +152,15 @@ def collective_of(name: str) -> str | None:
 def attribute(
     whole: tuple[float, float], computed: dict[str, Spans], collectives: dict[str, Spans], exposed: dict[str, Spans]
 ) -> dict[str, float]:
-    """Seconds of PARTS and of the whole, as krakenlm.latency.simulate.breakdown has them."""
+    """Seconds of PARTS and of the whole, as krakenlm.latency.simulate.breakdown has them.
+
+    All but what is hidden add up to the whole: no moment counts twice, and `other` is what none of them has.
+    """
+    left = [whole]
+    computed, exposed = ({part: within(found, whole) for part, found in each.items()} for each in (computed, exposed))
+    for named in (computed, exposed):
+        for part, found in named.items():
+            named[part], left = common(found, left), without(left, found)
     parts = dict.fromkeys(PARTS, 0.0) | {part: length(found) for part, found in computed.items()}
     hidden = without(collectives["all_reduce"], exposed["all_reduce"])
     parts["gemm_overlapped"] = shared(computed.get("gemm", []), hidden)
@@ -160,9 +169,24 @@ def attribute(
     parts["all_reduce_hidden"] = length(hidden)
     parts["lm_head"] += length(exposed["lm_head"])
     parts[WHOLE] = whole[1] - whole[0]
-    known = sum(seconds for part, seconds in parts.items() if part not in (WHOLE, "other", "all_reduce_hidden"))
-    parts["other"] = max(0.0, parts[WHOLE] - known)
+    parts["other"] = length(left)
     return parts
+
+
+def deepened(
+    parts: Mapping[str, float], of_shallow: Mapping[str, float], layers: int, n_layer: int
+) -> dict[str, float]:
+    """The parts with `n_layer` layers, from those with `layers` and with depth.SHALLOW (krakenlm.latency.depth).
+
+    The whole is the sum of what its parts are scaled to; a part that noise made shorter with more layers stays.
+    """
+    if layers == n_layer:
+        return dict(parts)
+    scaled = {}
+    for part in PARTS:
+        [whole] = depth.deepened([parts[part]], [of_shallow[part]], layers, n_layer)
+        scaled[part] = max(whole, parts[part])
+    return {WHOLE: sum(seconds for part, seconds in scaled.items() if part != "all_reduce_hidden"), **scaled}
 
 
 def union(spans: Iterable[tuple[float, float]]) -> Spans:
@@ -194,6 +218,11 @@ def without(spans: Spans, others: Spans) -> Spans:
         if start < end:
             rest.append((start, end))
     return rest
+
+
+def common(spans: Spans, others: Spans) -> Spans:
+    """What of the spans lies in the others, too."""
+    return [each for other in others for each in within(spans, other)]
 
 
 def length(spans: Spans) -> float:

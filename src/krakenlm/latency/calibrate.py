@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -50,6 +51,9 @@ MOST_FLOPS = {"cpu": 6e9, "cuda": 4e12}  # of one kernel; the grid has no larger
 # Sums are measured behind so many products of this width, over as many rows as the message has, or this many.
 BEHIND, BEHIND_WIDTH, BEHIND_ROWS = 4, 512, 1024
 LEAST_SECONDS, REPETITIONS = 0.02, (7, 40)  # of a kernel's repetitions together, and how many
+OVERLAP_SECONDS = 0.4  # of repetitions where streams run beside each other
+# On CPUs, collectives in one run of them, seconds of the runs of one size together, and how many runs.
+RUN, RUN_SECONDS, RUNS = 12, 0.8, (3, 15)
 POOL_BYTES = 512 * 2**20  # of memory that weights are taken from in turn: more than caches hold
 # A model whose arithmetic takes next to no time.
 TINY = {"architecture": "standard", "n_layer": 8, "width": 32, "n_head": 2, "vocab_size": 64, "block_size": 8}
@@ -244,10 +248,11 @@ class Bench:
         start, self.offset = self.offset, self.offset + size
         return self.pool[start : start + size].view(shape)
 
-    def mean(self, function: Callable[[], object], together: bool = False) -> float:
+    def mean(self, function: Callable[[], object], together: bool = False, seconds: float = LEAST_SECONDS) -> float:
         """Mean seconds of a call without the slowest tenth, the mean of that over ranks.
 
-        A mean, since a forward is a sum of many calls; with `together` each call starts at a barrier.
+        A mean, since a forward is a sum of many calls; with `together` each call starts at a barrier. `seconds` is how
+        long the calls take together, within REPETITIONS.
         """
         wait_for_ranks(self.comm, self.device)
         if self.on_gpu:
@@ -263,7 +268,7 @@ class Bench:
         once()
         least, most = REPETITIONS
         # The ranks have to agree on how often.
-        count = int(max(least, min(most, LEAST_SECONDS / max(self.over_ranks(once()), 1e-7))))
+        count = int(max(least, min(most, seconds / max(self.over_ranks(once()), 1e-7))))
         return self.over_ranks(steady(once() for _ in range(count)))
 
     def captured(self, function: Callable[[], object]) -> float:
@@ -339,11 +344,15 @@ class Bench:
         return self.mean(lambda: next(generate(module, prompts_BT, 1, cache=cache)))
 
     def collective(self, name: str, size: int) -> float:
-        """Seconds that a collective of `size` bytes adds to products before it: of each rank's sum, of all ranks' parts
-        together.
+        """Seconds that ranks stand still for a collective of `size` bytes behind products: of each rank's sum, of all
+        ranks' parts together.
 
         So that what ranks wait for each other, none being as quick as the others every time, is part of it, as in a
-        layer.
+        layer. On CPUs the wait itself is timed, in runs of collectives with no barrier between them, as a forward has
+        them; on GPUs it is what the recorded products take longer with the collective, whatever noise makes of that.
+
+        Raises:
+            InputError: the products took no longer with the collective.
         """
         parts = 1 if name == "all_reduce" else self.comm.world
         x = torch.zeros(1, max(1, size // (parts * self.dtype.itemsize)), device=self.device, dtype=self.dtype)
@@ -359,15 +368,42 @@ class Bench:
             products()
             call(x).wait()
 
-        alone = self.mean(lambda: call(x).wait(), together=True)
-        return max(self.mean(both, together=True) - self.mean(products, together=True), alone)
+        if not self.on_gpu:
+            return self.waited(products, lambda: call(x).wait())
+        longer = self.mean(both) - self.mean(products)
+        if longer <= 0:
+            raise InputError(f"--ranks: expected {name} of {size} bytes to take time, found none; measure once more")
+        return longer
+
+    def waited(self, before: Callable[[], object], collective: Callable[[], object]) -> float:
+        """Seconds of a collective behind what comes before it, in a run of as many as a forward has: the median of
+        runs' means, the mean of that over ranks.
+
+        A forward is a sum over its collectives, and its time the median of forwards.
+        """
+
+        def run() -> float:
+            wait_for_ranks(self.comm, self.device)
+            seconds = 0.0
+            for _ in range(RUN):
+                before()
+                start = time.perf_counter()
+                collective()
+                seconds += time.perf_counter() - start
+            return seconds / RUN
+
+        start = time.perf_counter()
+        run()
+        once = self.over_ranks(time.perf_counter() - start)  # the ranks have to agree on how often
+        least, most = RUNS
+        return self.over_ranks(median(run() for _ in range(int(max(least, min(most, RUN_SECONDS / once))))))
 
     def together(self, size: int) -> list[float]:
         """Seconds of products and of a sum of `size` bytes, alone and beside each other (see `overlap`)."""
         summed = torch.zeros(size // self.dtype.itemsize, device=self.device, dtype=self.dtype)
         x = torch.randn(64, 512, device=self.device, dtype=self.dtype)
         one = self.mean(lambda: F.linear(x, self.weight(512, 512)))
-        alone = self.mean(lambda: self.comm.all_reduce(summed).wait(), together=True)
+        alone = self.mean(lambda: self.comm.all_reduce(summed).wait(), True, OVERLAP_SECONDS)
         found = []
         for share in (4.0, 0.5):  # of the sum's time: products that outlast it, and products that it outlasts
             count = max(1, round(share * alone / one))
@@ -381,5 +417,5 @@ class Bench:
                 products()
                 pending.wait()
 
-            found += [self.mean(products, together=True), alone, self.mean(both, together=True)]
+            found += [self.mean(products, True, OVERLAP_SECONDS), alone, self.mean(both, True, OVERLAP_SECONDS)]
         return found

@@ -224,7 +224,7 @@ def timeline_of(traced: Trace, place: Hardware) -> Timeline:
 def row_of(run: Run, place: Hardware) -> dict:
     """What one model's forward takes on one machine."""
     model, traced = run.model, run.trace
-    memory = traced.weights + traced.kv_cache + traced.activations + place.reserved
+    memory = traced.weights + traced.kv_cache + traced.activations
     return {
         "architecture": model.architecture,
         "degree": model.degree,
@@ -239,7 +239,7 @@ def row_of(run: Run, place: Hardware) -> dict:
         "n_head": model.sizes["n_head"],
         **{f"{part}_ms": 1e3 * seconds for part, seconds in breakdown(run.timeline).items()},
         "memory_gb": memory / 1e9,
-        "fits": memory <= place.memory,
+        "fits": memory + place.reserved <= place.memory,
     }
 
 

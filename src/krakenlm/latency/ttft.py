@@ -24,7 +24,7 @@ from krakenlm.inference.recorded import RecordedPrefill
 from krakenlm.inference.shards import random_rank
 from krakenlm.latency import depth, statistics
 from krakenlm.latency.bandwidth import settle
-from krakenlm.latency.breakdown import WHOLE, profiled, start_profiler
+from krakenlm.latency.breakdown import WHOLE, deepened, profiled, start_profiler
 from krakenlm.latency.links import LOOPBACK, TOLERANCE, LinkError, network, off_its_label
 from krakenlm.latency.memory import USABLE, memory_of
 from krakenlm.latency.simulate import PARTS
@@ -314,12 +314,14 @@ def time_on_rank(
                 each.prefill(comm)
         start_profiler(device)
         found = [profiled(each.prefill, each.module, comm, device, profiled_runs) for each in requests]
-        scaled = whole([[parts[name] for name in (WHOLE, *PARTS)] for parts in found])
+        if layers < n_layer:
+            halves = zip(found[: len(timed)], found[len(timed) :], strict=True)
+            found = [deepened(deep, few, layers, n_layer) for deep, few in halves]
         yield {
             "context": context,
             "milliseconds": whole(firsts),
             "per_token": whole(seconds),
-            "parts": [dict(zip((WHOLE, *PARTS), each, strict=True)) for each in scaled],
+            "parts": found,
             "machine": state,
         }
         # Caches and graphs of one context at a time: that is what `layers_timed` counts.

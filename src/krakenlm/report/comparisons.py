@@ -30,8 +30,8 @@ def sentence(rows: Sequence[Row]) -> str:
     return (
         f"Two models on the same documents or examples, {plural(len(rows), 'comparison')}: different in "
         f"{counts['different']} (p below 0.05; in about {0.05 * len(rows):.0f} if no two differed), equivalent within "
-        f"{margins} in {counts['equivalent']} (a small difference can be both), and in {counts['neither']} no "
-        "difference at this sample size, which does not mean that they are equal."
+        f"{margins} in {counts['equivalent']} (the 90% interval lies within that; a small difference can be both), "
+        f"and in {counts['neither']} no difference at this sample size, which does not mean that they are equal."
     )
 
 
@@ -47,7 +47,7 @@ def table(name: str, caption: str, rows: Sequence[Row]) -> list[Table]:
         Column("interval", "95% interval", None, "of the difference", result=True),
         Column("p_value", "p", probability, "of a difference at least this large if there is none"),
         Column("margin", "margin", short, "differences within it do not matter"),
-        Column("p_equivalence", "p of equivalence", probability, "two one-sided tests; below 0.05: within the margin"),
+        Column("p_equivalence", "p of equivalence", probability, "below 0.05 the 90% interval lies within the margin"),
         Column("verdict", "verdict", result=True),
         Column("seeds", "seeds", short, "with one, the spread between trainings is not in the interval"),
         Column("n", "n", count, "documents or examples"),

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from krakenlm.errors import InputError
 from krakenlm.files import writing
+from krakenlm.machine import cores
 from krakenlm.text.documents import Corpus
 from krakenlm.text.store import LITTLE_ENDIAN
 
@@ -169,7 +169,7 @@ class Encoder:
         self.end = end_token(self.tokenizer, str(path))
         self.dtype = "uint16" if self.vocabulary <= 1 << 16 else "uint32"
         self.parted = splits_at_blanks(self.tokenizer)
-        threads = threads or os.cpu_count()
+        threads = threads or cores()
         # One thread encodes where it is: to hand each document over costs up to a tenth more.
         self.map = map if threads == 1 else ThreadPoolExecutor(threads).map
 

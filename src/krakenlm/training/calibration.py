@@ -14,8 +14,8 @@ from krakenlm.training.recipe import Recipe
 
 # Square matrices that keep a device busy for milliseconds, and how often: the best of them counts.
 GPU_SIZE, CPU_SIZE, WARMUP, RUNS = 8192, 1024, 2, 10
-# Of a short training: its micro-batches, after a warm-up that compiles.
-MICRO_BATCHES, UPDATES = 12, 4
+# Of a short training, after a warm-up that compiles: its updates, and the most micro-batches of each.
+UPDATES, MICRO_BATCHES = 4, 3
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -69,10 +69,14 @@ def training_rate(sizes: Mapping, recipe: Recipe) -> float:
         def update() -> None:
             nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
             optimizer.step()
+            optimizer.zero_grad()
 
-        forward_backward = statistics.median(
-            [seconds(micro_batch, device) for _ in range(WARMUP + MICRO_BATCHES)][WARMUP:]
-        )
-        updating = statistics.median([seconds(update, device) for _ in range(WARMUP + UPDATES)][WARMUP:])
+        # As a training does it: gradients of a few micro-batches are added up, used and dropped.
+        backward, updating = [], []
+        for _ in range(WARMUP + UPDATES):
+            count = min(recipe.accumulation, MICRO_BATCHES)
+            backward.append(statistics.mean(seconds(micro_batch, device) for _ in range(count)))
+            updating.append(seconds(update, device))
     tokens = recipe.accumulation * windows_BW[:, 1:].numel()
-    return tokens * training_flops_per_token(sizes) / (recipe.accumulation * forward_backward + updating)
+    taken = recipe.accumulation * statistics.median(backward[WARMUP:]) + statistics.median(updating[WARMUP:])
+    return tokens * training_flops_per_token(sizes) / taken

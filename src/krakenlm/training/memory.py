@@ -1,13 +1,13 @@
 """Out of memory, said in terms of the recipe: which micro-batch would fit."""
 
 import contextlib
-import os
 import resource
 from collections.abc import Iterator, Mapping
 
 import torch
 
 from krakenlm.errors import InputError
+from krakenlm.machine import host_memory
 from krakenlm.training.recipe import Recipe
 
 
@@ -45,9 +45,9 @@ def explaining_memory(sizes: Mapping, recipe: Recipe) -> Iterator[None]:
 
 
 def memory_of_device(recipe: Recipe) -> int:
-    """Bytes of this process's GPU or, on CPUs, what the machine and the process's limit allow."""
+    """Bytes of this process's GPU or, on CPUs, its part of what the machine, a container and its own limit allow."""
     if recipe.gpus:
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = host_memory() // recipe.devices  # processes on CPUs share one memory
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return memory if limit == resource.RLIM_INFINITY else min(memory, limit)
