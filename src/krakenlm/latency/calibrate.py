@@ -53,7 +53,7 @@ BEHIND, BEHIND_WIDTH, BEHIND_ROWS = 4, 512, 1024
 LEAST_SECONDS, REPETITIONS = 0.02, (7, 40)  # of a kernel's repetitions together, and how many
 OVERLAP_SECONDS = 0.4  # of repetitions where streams run beside each other
 # On CPUs, collectives in one run of them, seconds of the runs of one size together, and how many runs.
-RUN, RUN_SECONDS, RUNS = 12, 0.8, (3, 15)
+RUN, RUN_SECONDS, RUNS = 12, 0.5, (3, 15)
 POOL_BYTES = 512 * 2**20  # of memory that weights are taken from in turn: more than caches hold
 # A model whose arithmetic takes next to no time.
 TINY = {"architecture": "standard", "n_layer": 8, "width": 32, "n_head": 2, "vocab_size": 64, "block_size": 8}
