@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,24 @@ def test_the_report_is_one_file_that_names_the_data_as_synthetic(finished):
     page = (finished.folder / "results" / "report.html").read_text()
     assert "synthetic" in page
     assert len(page) < 5_000_000
+
+
+@pytest.mark.slow
+def test_snakemakes_own_report_has_the_results_with_their_captions_and_the_scale_that_ran(finished, tmp_path):
+    run = finished.miniature("--report", str(tmp_path / "provenance.zip"))
+    assert run.returncode == 0, run.stdout
+    page = zipfile.ZipFile(tmp_path / "provenance.zip").read("provenance/report.html").decode()
+    assert "at scale <strong>tiny</strong>" in page
+    for caption in (
+        "One page with every figure of this run",
+        "Zero-shot scores on the eight SuperGLUE tasks",
+        "Loss curve, validation loss",
+        "One chart of the report",
+    ):
+        assert caption in page
+    assert {f'"{name}.csv"' for name in ("perplexity", "superglue", "engines", "ttft")} <= set(
+        re.findall(r'"\w+\.csv"', page)
+    )
 
 
 def test_the_reports_charts_and_tables_lie_beside_it_and_every_model_has_written_something(finished):

@@ -1,5 +1,8 @@
 # Result files in, one page out.
 
+# What the captions of `snakemake --report` call it: the scale that ran, where auto was asked for.
+config["scale"] = SCALE
+
 
 rule report_page:
     input:

@@ -192,5 +192,6 @@ def score(row: Row) -> Cell:
     notes = [] if error is None else [f"\u00b1 {error:.3f}"]
     if p_value is not None:
         shown = comparisons.probability(row["p_value"])
-        notes.append(f"p {shown if shown.startswith('<') else '= ' + shown}{'*' if p_value < 0.05 else ''}")
+        shown = f"p {shown if shown.startswith('<') else '= ' + shown}{'*' if p_value < 0.05 else ''}"
+        notes.append(shown.replace(" ", "\u00a0"))
     return Cell(f"{value:.3f}", row["value"], note="\n".join(notes))
