@@ -23,6 +23,8 @@ MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"
 SERVICE_SECONDS = 60.0
 INIT_SECONDS = 15.0
+# W&B's own process ends no sooner than what it waits for on a server that hangs.
+TEAR_DOWN_SECONDS = 15.0
 LINK_SECONDS = 15.0
 FINISH_SECONDS = 60.0
 
@@ -129,7 +131,7 @@ class Run:
                 with contextlib.suppress(TimeoutError):  # what does not arrive now is on the disk
                     self.wandb_run.finish()
             # W&B's own process still has the run's id.
-            within(INIT_SECONDS, tear_down)
+            within(TEAR_DOWN_SECONDS, tear_down)
             self.init("offline")
 
         return self.attempt("go on offline", reopen)
