@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from krakenlm import config, plan
+from krakenlm.config.text import check_text
 from krakenlm.errors import InputError
 from krakenlm.price import Cost
 
@@ -101,6 +102,16 @@ def test_names_on_the_hub_are_told_from_paths_that_lead_nowhere(tmp_path, monkey
         assert not config.is_hub_name(name), name
 
 
+def test_only_what_looks_like_a_path_is_no_tokenizer_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "google").mkdir()
+    for name in ("t5-small", "google/byt5-small", "Qwen/Qwen2.5-0.5B", "gpt2"):
+        check_text({"source": "embedded", "words": 9, "tokenizer": name})
+    for name in ("./gpt2", "/tmp/gpt2", "~/gpt2", "a/b/c", "tokenizer.json", "google/tokenizer.json", "nowhere/"):
+        with pytest.raises(InputError, match=rf"^text.tokenizer: expected gpt2, a path .* found {name}; correct it"):
+            check_text({"source": "embedded", "words": 9, "tokenizer": name})
+
+
 def test_files_with_fewer_bytes_than_the_tokens_that_are_needed_are_refused(tiny, tmp_path):
     text = {"source": "files", "files": [str(tmp_path / "short.txt")]}
     (tmp_path / "short.txt").write_text("x" * (8 * 64 + 128 - 1))
@@ -127,17 +138,35 @@ def test_superglues_own_texts_need_all_their_files_and_a_block_that_answers_fit(
         config.check(tiny | {"block_size": 512})
 
 
-@pytest.mark.parametrize(
-    ("written", "hint"), [("2e-4", "write 2.0e-4"), ("1E5", "write 1.0e+5"), ("'3'", "write 3, without quotes")]
-)
-def test_a_number_that_yaml_reads_as_text_is_shown_as_it_reads_it(written, hint):
+def load_with(line):
+    """The tiny scale's configuration with a line below `training`."""
     own = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-    read = {"training": yaml.safe_load(f"learning_rate: {written}")}
-    with pytest.raises(InputError, match=r"^training.learning_rate: expected a value of type number, found '") as line:
-        config.load(config.merge(own, read), "tiny", ROOT)
+    return config.load(config.merge(own, {"training": yaml.safe_load(line)}), "tiny", ROOT)[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "hint"),
+    [
+        ("learning_rate", "2e-4", "write 2.0e-4"),
+        ("learning_rate", "1E5", "write 1.0e+5"),
+        ("learning_rate", "'3'", "write 3, without quotes"),
+        ("steps", "1e3", "write 1000"),
+        ("steps", "'700.0'", "write 700"),
+        ("steps", "'700'", "write 700, without quotes"),
+    ],
+)
+def test_a_number_that_yaml_reads_as_text_is_shown_as_the_configuration_takes_it(key, written, hint):
+    with pytest.raises(InputError, match=rf"^training.{key}: expected a value of type \w+, found '") as line:
+        load_with(f"{key}: {written}")
     assert str(line.value).endswith(f"; {hint}")
     corrected = hint.removeprefix("write ").partition(",")[0]
-    assert yaml.safe_load(corrected) == float(written.strip("'"))
+    assert load_with(f"{key}: {corrected}")["training"][key] == float(written.strip("'"))
+
+
+@pytest.mark.parametrize("line", ["steps: 'true'", "steps: 'yes'", "steps: '1.5'", "learning_rate: 'on'"])
+def test_a_text_that_is_no_number_for_its_key_is_refused_without_one(line):
+    with pytest.raises(InputError, match=r"expected a value of type \w+, found '.*'; see docs/configuration.md"):
+        load_with(line)
 
 
 def test_an_empty_file_is_named(tiny, tmp_path):
@@ -273,6 +302,9 @@ def test_how_a_training_is_watched_is_no_other_model(tiny):
         ([], "--config B"),
         (["-C", "scale=paper"], "--config scale=paper B"),
         (["--config=scale=paper", "-n"], "--config scale=paper B"),
+        (["-np"], "-p --config B"),
+        (["-nq", "rules"], "-q rules --config B"),
+        (["-kn", "--dry-run", "-sSnakefile"], "-k -sSnakefile --config B"),
         (["results/ttft.csv", "--config", "budget={gpu_hours: 1}", "scale=paper", "--cores", "all"],
          "results/ttft.csv --cores all --config scale=paper B"),
     ],

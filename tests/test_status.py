@@ -22,10 +22,10 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-def record(results, name, log, jobs, finished=(), targets=""):
+def record(results, name, log, jobs, finished=(), targets="", scale="tiny"):
     (results.parent / name).write_text(log)
     made = [{"rule": "make", "output": f"out{number}"} for number in finished]
-    status.record(results, "tiny", name, [job(number) for number in jobs], made, targets)
+    status.record(results, scale, name, [job(number) for number in jobs], made, targets)
 
 
 def states(run):
@@ -49,6 +49,32 @@ def test_what_one_other_target_has_made_is_still_known_after_the_next(results):
     whole, part = status.read(results)
     assert states(whole) == {"out1": "left", "out2": "done", "out3": "running"}
     assert states(part) == {"out2": "done", "out3": "running"}
+
+
+def test_a_part_of_another_scale_changes_nothing_of_the_reproduction(results):
+    """Both have the table that all scales share as their output."""
+    record(results, "whole.log", "", [1, 2])
+    record(results, "part.log", STARTED.format(2) + FINISHED.format(2), [2], targets="out2", scale="paper")
+    whole, _ = status.read(results)
+    assert states(whole) == {"out1": "left", "out2": "left"}
+    record(results, "next.log", "", [3], finished=[2], targets="out3", scale="paper")
+    whole, _ = status.read(results)
+    assert states(whole) == {"out1": "left", "out2": "left"}
+
+
+def test_a_job_that_was_done_and_is_made_again_later_stands_as_it_does_there(results):
+    record(results, "whole.log", STARTED.format(1) + FINISHED.format(1), [1, 2, 3], finished=[3])
+    begun = STARTED.format(1) + FAILED.format(1)
+    record(results, "part.log", begun, [1, 3], targets="out3")
+    whole, _ = status.read(results)
+    assert states(whole) == {"out1": "failed", "out2": "left", "out3": "left"}
+
+
+def test_a_failed_job_without_a_log_is_not_said_to_have_one(results):
+    (results.parent / "whole.log").write_text(STARTED.format(1) + FAILED.format(1))
+    status.record(results, "tiny", "whole.log", [job(1) | {"log": None}], [], "")
+    lines = list(status.describe(results))
+    assert lines[lines.index("failed: Making 1") + 1] == "    it has no log; see Snakemake's"
 
 
 def test_a_new_run_of_the_whole_takes_the_place_of_both(results):

@@ -12,12 +12,13 @@ from krakenlm.errors import InputError
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.price import Cost, Devices, total
 
-DRY_RUN = ("-n", "--dry-run", "--dryrun")
+# -n alone or in a cluster such as -np, behind letters that take no value: -sSnakefile is none.
+DRY_RUN = re.compile(r"--dry-?run|(-[DFSfklpt]*)n([A-Za-z]*)")
 
 
 def is_dry_run(command: list[str]) -> bool:
     """Whether the command has -n or --dry-run; Snakemake itself knows only after it has parsed the Snakefile."""
-    return any(word in DRY_RUN or re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", word) for word in command[1:])
+    return any(DRY_RUN.fullmatch(word) for word in command[1:])
 
 
 def refuse_over_budget(costs: Sequence[Cost], devices: Devices, config: Mapping, command: list[str]) -> None:
@@ -77,9 +78,18 @@ def accepting_command(command: list[str], setting: str) -> str:
             given.append(word)
         else:
             in_config = False
-            words += [] if word in DRY_RUN else [word]
+            words += without_dry_run(word)
     kept = [word for word in given if word.partition("=")[0] != setting.partition("=")[0]]
     return shlex.join([*words, "--config", *kept, setting])
+
+
+def without_dry_run(word: str) -> list[str]:
+    """A word of Snakemake's command as it is in a real run: -np becomes -p, -n and --dry-run nothing."""
+    found = DRY_RUN.fullmatch(word)
+    if not found:
+        return [word]
+    others = "".join(part or "" for part in found.groups())
+    return [others] if others.strip("-") else []
 
 
 def refuse_missing_tensorrt_llm(jobs: list[tuple[str, dict]], missing: list[str]) -> None:

@@ -80,7 +80,7 @@ def record(
     if not jobs:
         return
     whole = stored(results / WHOLE)
-    if targets and whole:
+    if targets and whole and whole["scale"] == scale:
         # What parts have done before is known by this one's jobs; the record of the part before goes.
         made = {job["output"] for job in finished}
         now = [job for job in whole["jobs"] if job["output"] in made]
@@ -106,7 +106,7 @@ def record(
 def read(results: Path) -> list[Status]:
     """How the newest run of the whole reproduction stands, and the newest of other targets where one came after it.
 
-    A job of the reproduction that the other run does, or has done, stands as it does there.
+    A job of the reproduction that a later run of the same scale has too stands as it does there.
 
     Raises:
         InputError: there is none.
@@ -118,9 +118,9 @@ def read(results: Path) -> list[Status]:
     if len(runs) == 1:
         return runs
     whole, part = runs
-    later = {job.output: job for job in part.jobs if job.state != LEFT}
-    jobs = [job if job.state == DONE else later.get(job.output, job) for job in whole.jobs]
-    return [replace(whole, jobs=jobs), part]
+    # Tables that all scales share, such as results/ttft.csv, are of each scale's run another one.
+    later = {job.output: job for job in part.jobs} if part.scale == whole.scale else {}
+    return [replace(whole, jobs=[later.get(job.output, job) for job in whole.jobs]), part]
 
 
 def stored(path: Path) -> dict | None:
@@ -214,7 +214,8 @@ def describe_run(run: Status) -> Iterator[str]:
         yield f"running: {job.message}" + "".join(f"\n    {line}" for line in last_lines(job.log, 1))
     for job in run.having(FAILED):
         yield f"{job.ended or FAILED}: {job.message}" + (f" ({job.log})" if job.log else "")
-        lines = last_lines(job.log, LINES_OF_A_FAILURE) or ["it has written nothing into its log"]
+        nothing = "it has written nothing into its log" if job.log else "it has no log; see Snakemake's"
+        lines = last_lines(job.log, LINES_OF_A_FAILURE) or [nothing]
         yield from (f"    {line}" for line in lines)
 
 

@@ -98,12 +98,16 @@ def describe_schema_error(error: object) -> str:
         "uniqueItems": "a list without repetitions",
     }.get(error.validator, error.message)
     if error.validator == "type" and expected in ("number", "integer") and isinstance(found, str):
-        number = read_scalars(found)
-        hint = f"write {as_yaml_number(found)}" if isinstance(number, int | float) else hint
+        hint = f"write {written}" if (written := as_yaml_number(found, expected)) else hint
     return f"{key}: expected {wanted}, found {found!r}; {hint}"
 
 
-def as_yaml_number(text: str) -> str:
-    """A number as YAML 1.1 knows it, which takes 2e-4 for text and 2.0e-4 for a number."""
+def as_yaml_number(text: str, kind: str) -> str:
+    """A `number` or `integer` as YAML 1.1 knows it, which takes 2e-4 for text and 2.0e-4 for a number; or ''."""
+    number = read_scalars(text)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return ""
+    if kind == "integer" and isinstance(number, float):
+        return str(int(number)) if number.is_integer() else ""
     mantissa, found, exponent = text.strip().lower().partition("e")
     return f"{float(mantissa)}e{int(exponent):+d}" if found else f"{text.strip()}, without quotes"

@@ -17,8 +17,9 @@ TEXT_CHOICES = ("deduplicate", "subset")
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 # Of the embedded stories, whose words are 5.1 bytes with the blank, about, and of which none has more words than that.
 BYTES_PER_WORD, LONGEST_STORY = 6.0, 40
-# On the hub, what is known without its owner's name.
+# Models of the hub that are known without their owner's name.
 HUB_NAMES_WITHOUT_OWNER = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+TOKENIZER_SUFFIXES = (".json", ".bpe", ".model", ".txt")
 # Bytes of text in OpenWebText (its dataset card: 41.70 GB uncompressed); other hub data sets are looked up by hand.
 HUB_TEXT_BYTES = {"Skylion007/openwebtext": 41_700_000_000}
 # Bytes of text in a byte of file, about: assumptions, for prices and shares of work.
@@ -40,9 +41,9 @@ def check_text(text: Mapping) -> None:
     if not text.get("tokenizer") and "vocabulary" not in text:
         raise InputError("text.tokenizer: expected a published tokenizer, or text.vocabulary to train one; set one")
     tokenizer = text.get("tokenizer")
-    if tokenizer and not Path(tokenizer).exists() and not is_hub_name(tokenizer):
+    if tokenizer and not Path(tokenizer).exists() and looks_like_path(tokenizer):
         raise InputError(
-            f"text.tokenizer: expected gpt2, a path that exists or a name on the hub (owner/name), found {tokenizer}; "
+            f"text.tokenizer: expected gpt2, a path that exists or a tokenizer's name on the hub, found {tokenizer}; "
             "correct it"
         )
     if text["source"] == "bin":
@@ -126,8 +127,13 @@ def expand(patterns: list[str]) -> list[Path]:
     return found
 
 
+def looks_like_path(name: str) -> bool:
+    """Whether this can be no tokenizer's name on the hub, of which many have no owner, such as t5-small."""
+    return name.startswith((".", "/", "~")) or name.endswith(("/", *TOKENIZER_SUFFIXES)) or name.count("/") > 1
+
+
 def is_hub_name(name: str) -> bool:
-    """Whether this may be a name on the hub: `owner/name`, or one of the few that have no owner.
+    """Whether this may be a model's name on the hub: `owner/name`, or one of the few that have no owner.
 
     A path whose folder is here is none.
     """
