@@ -33,11 +33,46 @@ def test_kraken_pays_is_the_geometric_mean_over_sizes_that_fit_with_a_split_per_
 def test_the_papers_grid_is_simulated_beside_the_papers_figure(rows):
     assert simulation.paper_grid(rows) == []  # none of the paper's machine
     grid = [row | {"hardware": "a100-40gb"} for row in rows if row["hardware"] == "h100"]
-    (table,) = simulation.paper_grid(grid)
-    # Of 1b at 8 ranks Kraken takes half of standard's time, of 7b as long; 4 ranks were not simulated.
-    found = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
-    assert found["kraken"][:2] == ["1.41\u00d7", "1.41\u00d7"]
-    assert found["kraken (paper)"][:2] == ["", "1.36\u00d7"]
+    # Of 1b at 8 ranks Kraken takes half of standard's time, of 7b as long.
+    grid = [row for row in grid if row["tp"] == "8" and row["degree"] in ("", "8")]
+    # At 4 ranks it takes a quarter of the time of the one, half of the other's.
+    grid += [
+        row
+        | {"tp": "4", "degree": row["degree"] and "4"}
+        | {"speedup_vs_standard": str(2 * float(row["speedup_vs_standard"]))}
+        for row in grid
+    ]
+    columns, found, caption = paper_cells(grid)
+    assert columns == ["4 ranks", "8 ranks", "4 and 8 ranks"]
+    assert found["kraken"] == ["2.83\u00d7", "1.41\u00d7", "2.00\u00d7"]
+    assert found["kraken (paper)"] == ["", "", "1.36\u00d7"]
+    assert "context 128 and 2,048, sizes 1b, 7b;" in caption
+    assert "sizes that do not fit on a device count, too" in caption
+
+
+@pytest.mark.parametrize("missing", [{"tp": "4"}, {"context": "2048"}, {"tp": "4", "context": "2048", "size": "7b"}])
+def test_a_mean_over_the_papers_grid_stands_only_where_all_of_the_grid_was_simulated(rows, missing):
+    grid = [
+        row | {"hardware": "a100-40gb", "tp": tp, "degree": row["degree"] and tp}
+        for row in rows
+        if row["hardware"] == "h100" and row["tp"] == "8" and row["degree"] in ("", "8")
+        for tp in ("4", "8")
+    ]
+    part = [row for row in grid if any(row[key] != value for key, value in missing.items())]
+    columns, found, caption = paper_cells(part)
+    assert "8 ranks" in columns
+    assert found["kraken"][-1] == ""
+    assert found["kraken"][columns.index("8 ranks")] == "1.41\u00d7"
+    assert found["kraken (paper)"][-1] == "1.36\u00d7"
+    assert ("2,048" in caption) == any(row["context"] == "2048" for row in part)
+
+
+def paper_cells(rows):
+    """The titles of the columns of speed-ups, {architecture: what stands in them}, and the caption."""
+    (table,) = simulation.paper_grid(rows)
+    places = [place for place, column in enumerate(table.columns) if column.title.endswith("ranks")]
+    titles = [table.columns[place].title for place in places]
+    return titles, {row[0].text: [row[place].text for place in places] for row in table.rows}, table.caption
 
 
 def test_every_simulated_cell_can_be_chosen_and_its_figures_are_the_tables(rows, layers):
