@@ -60,8 +60,9 @@ def ttft_rows():
             "batch": 1, "engine": "torch", "device": "CPU", "link": "gloo", "runs": 10,
             "ttft_ms_median": median * context / 16, "ttft_ms_std": 0.5, "speedup_vs_standard": 8.123456789 / median,
             "source": "measured", "parameters": parameters, "dtype": "float32", "kv_bytes_per_token": cache,
-            "ci_low": median - 0.25, "ci_high": median + 0.25, "interleave": "run by run", "scale": "tiny",
-            "run": "r", "tpot_ms_median": median / 4, "memory_gb": parameters / 1e3, "longest_context": 10 * parameters,
+            "ci_low": median - 0.25, "ci_high": median + 0.25, "ttft_ms_p95": 1.1 * median, "scale": "tiny",
+            "interleave": "run by run", "run": "r", "tpot_ms_median": median / 4, "memory_gb": parameters / 1e3,
+            "longest_context": 10 * parameters,
         }
         for tp in (1, 2)
         for context in (16, 32)

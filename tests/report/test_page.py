@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from krakenlm.errors import InputError
+from krakenlm.report import ttft
 
 
 class Page(HTMLParser):
@@ -132,6 +133,21 @@ def test_what_holds_for_every_row_of_a_table_is_said_once_above_it(inputs):
     page = Page(inputs.page())
     assert "In every row: size width-64; runs 10; source measured; batch 1; engine torch; device CPU." in page.text
     assert "CPU" not in {cell[0] for row in page.tables["ttft-table"][1:] for cell in row}
+
+
+def test_whether_a_row_drifted_is_yes_no_or_empty_where_it_was_not_recorded(inputs):
+    rows = [row | {"drifted": ""} for row in inputs.rows("ttft")]
+    rows[0]["drifted"], rows[1]["drifted"] = "True", "False"
+    found = ttft.every_cell(rows)
+    place = [column.title for column in found.columns].index("drifted")
+    assert [row[place].text for row in found.rows] == ["yes", "no", *[""] * (len(rows) - 2)]
+
+
+def test_no_two_columns_about_time_to_first_token_have_one_head(inputs):
+    for found in (ttft.summary(inputs.rows("ttft")), ttft.every_cell(inputs.rows("ttft"))):
+        titles = [column.title for column in found.columns]
+        assert len(titles) == len(set(titles)), titles
+    assert "p95, ms" in titles
 
 
 def test_a_model_scored_by_two_protocols_is_one_model_and_two_charts(inputs):

@@ -235,9 +235,9 @@ def summary(rows: Sequence[Row]) -> Table:
     columns = [
         Column("architecture", "architecture"),
         Column("mean", "speed-up", times, "geometric mean over cells of TTFT of standard over TTFT of this"),
-        Column("saved", "time", less, "than standard, at this mean: 1 - 1 / speed-up"),
+        Column("saved", "time, over standard", less, "than standard, at this mean: 1 - 1 / speed-up"),
         Column("best", "over the best other", times, "geometric mean of the fastest other row\u2019s TTFT over this"),
-        Column("best_saved", "time", less, "than that row"),
+        Column("best_saved", "time, over best other", less, "than that row"),
         Column("low", "lowest", times),
         Column("high", "highest", times),
         Column("cells", "cells", count, "combinations of size, ranks (two or more) and context"),
@@ -290,6 +290,7 @@ def every_cell(rows: Sequence[Row]) -> Table:
         Column("speedup_vs_standard", "speed-up", ratio),
         Column("speedup_interval", "95% interval", None, "of the speed-up", result=True),
         Column("ttft_ms_std", "std, ms", partial(digits, significant=3), "standard deviation of the runs"),
+        Column("ttft_ms_p95", "p95, ms", digits, "that 95% of the runs do not exceed"),
         Column("tpot_ms_median", "per output token, ms", digits, "median time of one more token behind the prompt"),
         Column("runs", "runs", count),
         Column("source", "source"),
@@ -310,11 +311,11 @@ def every_cell(rows: Sequence[Row]) -> Table:
 
 
 def shown(row: Row) -> dict[str, str]:
-    """Whether a row drifted, and both its intervals; the standard model has none of a speed-up over itself."""
+    """Whether a row drifted, where that is known, and its intervals; standard has none of a speed-up over itself."""
     speedup = [row.get(key, "") for key in ("speedup_ci_low", "speedup_ci_high")]
     own = row["architecture"] == "standard" or not all(map(number, speedup))
     return {
-        "moved": "yes" if is_drifted(row) else "",
+        "moved": ("yes" if is_drifted(row) else "no") if row.get("drifted") else "",
         "interval": comparisons.interval(row),
         "speedup_interval": "" if own else " to ".join(f"{number(text):.2f}" for text in speedup),
     }
