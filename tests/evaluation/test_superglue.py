@@ -1,5 +1,6 @@
 import json
 
+import lm_eval.utils
 import pandas
 import pytest
 from lm_eval.api.model import LM
@@ -108,6 +109,21 @@ def test_a_model_that_knows_the_answers_gets_all_but_lm_evals_multirc(tasks, tmp
         ("record", "em"),
     }
     assert {row["task"] for row in rows if row["reported"]} == set(superglue.TASKS)
+
+
+def test_a_template_is_compiled_once_in_a_run_and_lm_eval_is_afterwards_as_it_was(tasks, tmp_path, monkeypatch):
+    compiled, compile_template = [], lm_eval.utils.env.from_string
+
+    def counted(template):
+        compiled.append(template)
+        return compile_template(template)
+
+    monkeypatch.setattr(superglue, "KrakenLM", Knowing)
+    monkeypatch.setattr(lm_eval.utils.env, "from_string", counted)
+    run(tmp_path, tasks, tmp_path / "out.csv")
+    assert compiled
+    assert len(compiled) == len(set(compiled))
+    assert lm_eval.utils.env.from_string is counted
 
 
 def test_a_real_model_gets_a_table_that_a_second_run_repeats(model, tasks, tmp_path):

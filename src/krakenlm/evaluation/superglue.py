@@ -1,5 +1,6 @@
 """The eight SuperGLUE tasks, zero-shot, with lm-eval's own prompts and metrics."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -44,8 +45,6 @@ COLUMNS = (
 HUB, HUB_REVISION = "aps/super_glue", "3de24cf8022e94f4ee4b9d55a6f539891524d646"
 LM_EVAL_TASKS = Path(lm_eval.tasks.__file__).parent / "super_glue"
 SPLIT = "validation"
-# lm-eval compiles a prompt's template anew for each example.
-lm_eval.utils.env.from_string = functools.lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
 CORRECTED = "acc (corrected)"  # MultiRC's, see `evaluate`
 
 
@@ -110,6 +109,18 @@ def evaluate(
     return on_ranks("krakenlm.evaluation.superglue:evaluate_on_rank", evaluate_on_rank, arguments, ranks, threads)
 
 
+@contextlib.contextmanager
+def templates_compiled_once() -> Iterator[None]:
+    """Meanwhile a prompt's template is compiled once; lm-eval by itself compiles it anew for each example."""
+    compile_template = lm_eval.utils.env.from_string
+    lm_eval.utils.env.from_string = functools.lru_cache(maxsize=1024)(compile_template)
+    try:
+        yield
+    finally:
+        lm_eval.utils.env.from_string = compile_template
+
+
+@templates_compiled_once()
 def evaluate_on_rank(
     comm: Collectives, device: str, model: str, tasks: str | None, out: str, names: Mapping
 ) -> list[dict]:
