@@ -47,6 +47,40 @@ def test_a_second_call_updates_the_workspace_of_the_first(server, tmp_path, monk
     assert "train/new" in set(strings(sections))
 
 
+def test_sections_that_were_made_by_hand_stay(server, tmp_path):
+    create(tmp_path)
+    (view,) = server.views.values()
+    spec = json.loads(view["spec"])
+    sections = spec["section"]["panelBankConfig"]["sections"]
+    training = next(section for section in sections if section["name"] == "Training")
+    sections.append(training | {"name": "By hand", "panels": training["panels"][:1]})
+    view["spec"] = json.dumps(spec)
+    create(tmp_path)
+    (view,) = server.views.values()
+    sections = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
+    assert [section["name"] for section in sections] == ["Training", *TABLES, "By hand"]
+    assert len(sections[-1]["panels"]) == 1
+
+
+def damage(server):
+    (view,) = server.views.values()
+    view["spec"] = json.dumps({**json.loads(view["spec"]), "section": {"panelBankConfig": "of another version"}})
+
+
+def lose(server):
+    server.answer_View = lambda **_: {"project": None}
+
+
+@pytest.mark.parametrize(("trouble", "found"), [(damage, "ValidationError"), (lose, "Project `.*` not found")])
+def test_a_workspace_that_cannot_be_read_is_left_alone(server, tmp_path, trouble, found):
+    create(tmp_path)
+    trouble(server)
+    before = json.dumps(server.views)
+    with pytest.raises(InputError, match=found):
+        create(tmp_path)
+    assert json.dumps(server.views) == before
+
+
 def test_without_a_key_one_line_says_what_shows_the_runs_instead(tmp_path):
     with open_run(tmp_path / "tiny", mode="offline"):
         pass

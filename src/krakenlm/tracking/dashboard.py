@@ -1,6 +1,5 @@
 """A W&B workspace for the project: a section for each stage, with the panels that its runs fill."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +74,14 @@ def save(project: str) -> str:
     entity = wandb.Api().default_entity
     workspace = ws.Workspace(entity=entity, project=project, name=WORKSPACE, auto_generate_panels=True)
     workspace._internal_name = VIEW
-    with contextlib.suppress(ValueError):  # there is none yet
+    try:
         workspace = ws.Workspace.from_url(workspace.url)
-    workspace.sections = sections()
+    except ValueError as error:  # also raised for no such project, and for a workspace that cannot be read
+        if " not found in project " not in str(error):
+            raise
+    ours = sections()
+    names = {section.name for section in ours}
+    workspace.sections = ours + [section for section in workspace.sections if section.name not in names]
     return workspace.save().url
 
 
