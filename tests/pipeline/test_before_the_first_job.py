@@ -64,11 +64,19 @@ def test_a_dry_run_of_a_target_prices_its_jobs_alone_and_says_whether_the_budget
     assert part.returncode == 0, part.stdout
     price = part.stdout.partition("estimated price")[2]
     assert [line.split()[0] for line in price.splitlines()[2:]] == ["TTFT", "in", "krakenlm:"]
-    assert part.stdout.endswith("krakenlm: this run would start: it is within the budget\n")
+    assert part.stdout.endswith("krakenlm: this run is within the budget, the free disk and the devices here\n")
     whole = checkout.snakemake("--dry-run", "--config", "scale=paper", PATH=gpus)
     assert whole.returncode == 0, whole.stdout
     assert "this run would not start: budget.gpu_hours: expected at most 48, found an estimate of" in whole.stdout
     assert "to accept it: snakemake --config 'budget={gpu_hours:" in whole.stdout.replace(" scale=paper", "")
+
+
+def test_a_dry_run_that_no_price_can_be_told_of_says_so_in_one_line(checkout):
+    setting = ["scale=single-gpu", "training={precision: 32-true}", "budget={hardware: h100}"]
+    run = checkout.snakemake("--dry-run", "results/ttft.csv", "--config", *setting, PATH=checkout.claim_gpus(1))
+    last = run.stdout.splitlines()[-1]
+    assert last.startswith("krakenlm: this run would not start: dtype: expected one that h100 has a peak for")
+    assert "Traceback" not in run.stdout
 
 
 def test_a_model_from_elsewhere_is_read_and_not_trained(checkout):

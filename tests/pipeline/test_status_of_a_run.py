@@ -49,6 +49,14 @@ def test_status_goes_on_showing_the_reproduction_after_snakemake_plan(finished):
     assert status(finished) == before
 
 
+def test_a_run_until_a_rule_is_a_part_of_the_reproduction(checkout):
+    run = checkout.miniature("--until", "corpus")
+    assert run.returncode == 0, run.stdout
+    text = status(checkout)
+    assert text.startswith("--until corpus, scale tiny, started ")
+    assert row(text, "corpus") == [1, 0, 0, 0]
+
+
 @pytest.fixture
 def target(checkout):
     """What makes a checkout read a text of its own, and no more than that."""

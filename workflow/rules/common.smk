@@ -93,15 +93,31 @@ def after_dry_run():
     """Last of what a dry run prints: the price of the jobs it has listed, and what would keep them from starting."""
     if not (workflow.dryrun and workflow.dag and jobs_to_do()):
         return
-    refused = False
-    for check in announce_price(jobs_to_do()):
-        try:
-            check()
-        except InputError as error:
-            refused = True
-            announce(f"this run would not start: {error}")
-    if not refused:
-        announce("this run would start: it is within the budget")
+    refusals = []
+    try:
+        for check in announce_price(jobs_to_do()):
+            refusals += refusal(check)
+    except InputError as error:  # no price can be told
+        refusals.append(error)
+    for error in refusals:
+        announce(f"this run would not start: {error}")
+    if not refusals:
+        # Whether nobody else works here then, nobody knows.
+        limits = (
+            "the budget and the free disk"
+            if ON_CLUSTER
+            else "the budget, the free disk and the devices here"
+        )
+        announce(f"this run is within {limits}")
+
+
+def refusal(check):
+    """[the InputError of a check], or [] where it passes."""
+    try:
+        check()
+    except InputError as error:
+        return [error]
+    return []
 
 
 def record_jobs(log):
@@ -125,8 +141,20 @@ def record_jobs(log):
                     "log": str(job.log[0]) if job.log else None,
                 }
             )
-    targets = "" if whole else " ".join(sorted(workflow.dag_settings.targets))
+    targets = "" if whole else " ".join(asked_for())
     status.record(Path("results"), SCALE, log, left, finished, targets)
+
+
+def asked_for():
+    """Words of the command that say which part of the reproduction is wanted."""
+    wanted = workflow.dag_settings
+    words = sorted(wanted.targets)
+    for option, names in {
+        "--until": wanted.until,
+        "--omit-from": wanted.omit_from,
+    }.items():
+        words += [option, *sorted(names)] if names else []
+    return words
 
 
 def tasks(model):
