@@ -102,13 +102,8 @@ def after_dry_run():
     for error in refusals:
         announce(f"this run would not start: {error}")
     if not refusals:
-        # Whether nobody else works here then, nobody knows.
-        limits = (
-            "the budget and the free disk"
-            if ON_CLUSTER
-            else "the budget, the free disk and the devices here"
-        )
-        announce(f"this run is within {limits}")
+        # No more than was checked: somebody else may be at work here when it starts.
+        announce("this run is within the budget, the free disk and the devices here")
 
 
 def refusal(check):
