@@ -61,9 +61,16 @@ class Checkout:
         """A PATH on which `nvidia-smi` reports `count` GPUs."""
         folder = self.folder / "claimed"
         folder.mkdir()
-        answer = 'case "$1" in *memory.total*) found="81559 MiB" ;; *) found="Some GPU" ;; esac\n'
-        listing = "".join(f'echo "{index}, GPU-{index}, $found"\n' for index in range(count))
-        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}{listing}")
+        script = """#!/bin/sh
+            for index in $(seq 0 %d); do
+                case "$1" in
+                    *,memory.total) found="81559 MiB" ;;
+                    *,uuid,uuid) found="GPU-$index" ;;
+                    *) found="Some GPU" ;;
+                esac
+                echo "$index, GPU-$index, $found"
+            done"""
+        (folder / "nvidia-smi").write_text(script % (count - 1))
         (folder / "nvidia-smi").chmod(0o755)
         return f"{folder}:{os.environ['PATH']}"
 

@@ -111,7 +111,8 @@ def test_a_layers_events_are_those_of_each_usual_model_from_0_on(folder):
 def test_models_without_room_are_said_to_have_none(tmp_path):
     rows = simulate(tmp_path, sizes={"large": {"n_layer": 96, "width": 12288, "n_head": 96}}, tp=[2], batches=[1])
     assert {row["fits"] for row in rows} == {False}
-    assert min(row["memory_gb"] for row in rows) > 2 * 174e9 / 2 / 1e9
+    # Half of 175 billion parameters of two bytes; what Kraken's rounded width takes off is less than 1%.
+    assert min(row["memory_gb"] for row in rows) > 173
 
 
 def test_memory_means_the_same_simulated_and_measured_and_what_fits_leaves_room_for_the_runtime():
@@ -163,7 +164,7 @@ def test_a_timeline_is_written_for_a_browser(tmp_path, decode):
 
 
 def test_a_timeline_of_ranks_that_a_model_does_not_divide_over_is_refused(tmp_path):
-    with pytest.raises(InputError, match="--tp: expected ranks that standard can be divided over, found 3"):
+    with pytest.raises(InputError, match=r"^tp: expected ranks that standard can be divided over, found 3"):
         sweep.write_timeline(
             tmp_path / "trace.json", hardware=str(HARDWARE / "h100.yaml"), architecture="standard", shape=SHAPE, tp=3,
             context=128, batch=1, decode=False, degree=None, vocab_size=512, dtype="float16",

@@ -76,3 +76,15 @@ def test_the_ranks_of_an_evaluation_are_the_configs_and_more_than_gpus_are_refus
     run = checkout.miniature(*arguments, "evaluation={ranks: 3}", PATH=path)
     assert run.returncode != 0
     assert "evaluation.ranks: expected at most this machine's 2 GPU(s), found 3; lower it" in run.stdout
+
+
+@pytest.mark.slow
+def test_two_models_are_evaluated_at_once_each_with_a_gpu_of_its_own(checkout):
+    (checkout.folder / "leases").mkdir()
+    arguments = ("results/perplexity.csv", "--cores", "2", "--config", "device=cuda", "evaluation={ngrams: false}")
+    claimed = {"PATH": checkout.claim_gpus(2), "TMPDIR": str(checkout.folder / "leases")}
+    run = checkout.miniature(*arguments, **claimed)
+    assert run.returncode == 0, run.stdout
+    # A stage looks at the second GPU only while another one holds the first.
+    leases = {path.name for path in (checkout.folder / "leases").glob("krakenlm-GPU-*.lock")}
+    assert leases == {"krakenlm-GPU-0.lock", "krakenlm-GPU-1.lock"}

@@ -122,7 +122,7 @@ def test_a_server_in_trouble_from_the_start_costs_a_line_and_the_upload_brings_t
     assert losses(server) == [(10, 3.5)]
 
 
-@pytest.mark.parametrize("trouble", [pytest.param("fail", marks=pytest.mark.slow), "stall"])
+@pytest.mark.parametrize("trouble", ["fail", pytest.param("stall", marks=pytest.mark.slow)])
 def test_a_server_that_dies_in_the_middle_costs_a_line_and_the_upload_brings_the_rest_later(
     server, tmp_path, monkeypatch, capfd, trouble
 ):

@@ -164,7 +164,7 @@ def test_the_entry_point_builds_after_a_killed_one_and_removes_what_that_left(tm
     assert len(list((tmp_path / "out").iterdir())) == 1
     built = run_build(shards, "--out", tmp_path / "out" / "engines", "--prompt", 16, "--new", 4)
     assert built.returncode == 0, built.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"engines", ".engines.lock"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"engines"}
 
 
 def test_without_tensorrt_llm_the_entry_point_says_so_in_one_line(tmp_path):
