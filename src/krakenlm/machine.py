@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from krakenlm.errors import InputError
 
 LEASE_SECONDS = 0.5  # between two looks for a free GPU
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def keep_freed_memory() -> None:
@@ -29,6 +31,15 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the highest that every glibc takes
         libc.mallopt(M_TRIM_THRESHOLD, 2**30)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it ended before the call
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def query_gpus(field: str) -> list[str]:

@@ -7,13 +7,12 @@ from pathlib import Path
 from krakenlm.cli import stage
 from krakenlm.cli.stage import writing_stage
 from krakenlm.files import hold
-from krakenlm.inference import launch
 from krakenlm.tracking import run as tracking
 
 
 def test_a_further_process_of_a_training_takes_no_lock_and_has_a_run_that_does_nothing(tmp_path, monkeypatch):
     ends_with = []
-    monkeypatch.setattr(launch, "die_with", ends_with.append)
+    monkeypatch.setattr(stage, "die_with", ends_with.append)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "results"))
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -1,5 +1,13 @@
 import gzip
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -308,3 +316,56 @@ def test_several_processes_find_the_same_corpus(tmp_path, monkeypatch):
     assert one == two
     assert (tmp_path / "one" / "index.bin").read_bytes() == (tmp_path / "two" / "index.bin").read_bytes()
     assert {piece["shard"] for piece in one["pieces"]} == {0, 1, 2}
+
+
+def kill_one_child():
+    """SIGKILL for the first process that this one starts, as the system kills where memory runs out."""
+    deadline = time.monotonic() + 60
+    while not multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+
+def test_a_reading_process_that_is_killed_ends_the_stage_in_one_line_and_leaves_no_corpus(tmp_path, monkeypatch):
+    (tmp_path / "lines.txt").write_text("".join(f"line {number}\n" for number in range(500)))
+    monkeypatch.setattr(readers, "PIECE_BYTES", 1000)
+    killer = threading.Thread(target=kill_one_child)
+    killer.start()
+    with pytest.raises(InputError, match="corpus: expected 2 processes to read to the end, found that one was killed"):
+        corpus.write(tmp_path / "corpus", {**FILES, "files": [str(tmp_path / "lines.txt")]}, processes=2)
+    killer.join()
+    assert multiprocessing.active_children() == []
+    assert list((tmp_path / "corpus").iterdir()) == []
+
+
+READING = """
+import multiprocessing, time
+from krakenlm.text.corpus import mapping
+
+if __name__ == "__main__":
+    with mapping(2) as apply:
+        calls = apply(time.sleep, [0.5] * 4)
+        next(calls)
+        print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+        time.sleep(60)
+"""
+
+
+def running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_reading_processes_end_with_the_stage_however_it_ends(tmp_path):
+    (tmp_path / "reading.py").write_text(READING)
+    with subprocess.Popen([sys.executable, tmp_path / "reading.py"], stdout=subprocess.PIPE, text=True) as stage:
+        started = stage.stdout.readline().split()
+        assert len(started) == 2
+        assert all(running(process) for process in started)
+        stage.kill()
+    deadline = time.monotonic() + 10
+    while any(running(process) for process in started) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(running(process) for process in started)

@@ -12,7 +12,7 @@ from typer.main import get_current_context
 
 from krakenlm.errors import InputError
 from krakenlm.files import hold
-from krakenlm.machine import leased_gpus
+from krakenlm.machine import die_with, leased_gpus
 from krakenlm.values import Count, check_arguments
 
 
@@ -76,7 +76,6 @@ def writing_stage(
     run afterwards: W&B's own process would run beside what is measured. Only the first process of a training that
     runs in several takes locks; the others end with it.
     """
-    from krakenlm.inference.launch import die_with
     from krakenlm.tracking.run import is_first_process
 
     if not is_first_process():

@@ -1,6 +1,5 @@
 """One process per rank on this machine, and the end of all of them when one ends badly."""
 
-import ctypes
 import importlib
 import inspect
 import io
@@ -19,9 +18,8 @@ from typing import IO, Any
 
 from krakenlm.errors import InputError, RankError
 from krakenlm.files import write_text
-from krakenlm.machine import keep_freed_memory
+from krakenlm.machine import die_with, keep_freed_memory
 
-PR_SET_PDEATHSIG = 1
 TRACEBACK_LINES = 25
 POLL_SECONDS = 0.02
 # So long the other ranks have to end by themselves once one has ended badly.
@@ -138,15 +136,6 @@ def moment_of_exception(folder: Path, rank: int) -> int:
     """When a rank raised, in nanoseconds of the machine's monotonic clock; 0 where it ended without."""
     moment = folder / f"raised{rank}"
     return int(moment.read_text()) if moment.exists() else 0
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that ends."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it ended before the call
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def rank_main(folder: Path, rank: int, values: IO[str] | None) -> None:

@@ -9,8 +9,10 @@ import itertools
 import json
 import math
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy as np
 from krakenlm.config import data_label, expand
 from krakenlm.errors import InputError
 from krakenlm.files import write_json, writing
+from krakenlm.machine import die_with
 from krakenlm.progress import Progress
 from krakenlm.text import readers
 from krakenlm.text.documents import RECORD, read_index
@@ -156,13 +159,26 @@ def scan(piece: readers.Piece, reading: Mapping) -> bytes:
 
 @contextlib.contextmanager
 def mapping(processes: int) -> Iterator[Callable]:
-    """`map`, or one whose calls run in `processes` processes; results come in the order of the arguments."""
+    """`map`, or one whose calls run in `processes` processes; results come in the order of the arguments.
+
+    These processes end with this one, also where it is killed.
+
+    Raises:
+        InputError: one of the processes was killed.
+    """
     if processes < 2:
         yield map
         return
     # Forked children would inherit the threads' locks of whatever this process has imported.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield pool.map
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(processes, spawn, die_with, (os.getpid(),)) as pool:
+            yield pool.map
+    except BrokenProcessPool:
+        raise InputError(
+            f"corpus: expected {processes} processes to read to the end, found that one was killed, as the system does "
+            "where memory runs out; lower --processes or give more memory, and run again"
+        ) from None
 
 
 def write_order(path: Path, duplicates: np.ndarray, first_held_out: int | None, settings: Mapping) -> dict[str, int]:
