@@ -116,7 +116,7 @@ def test_snakemakes_own_report_has_the_results_with_their_captions_and_the_scale
 def test_the_reports_charts_and_tables_lie_beside_it_and_every_model_has_written_something(finished):
     results = finished.folder / "results"
     charts = list((results / "figures").glob("*.svg"))
-    assert len(charts) == (results / "report.html").read_text().count('class="spec"')
+    assert len(charts) == (results / "report.html").read_text().count('class="chart"')
     assert all(path.with_suffix(".pdf").exists() for path in charts)
     assert (results / "tables" / "ttft-table.tex").exists()
     samples = json.loads(next(results.rglob("samples-*.json")).read_text())["samples"]

@@ -11,7 +11,6 @@ if not CHROMIUM:
     pytest.skip("no chromium here (Debian: apt-get install chromium)", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
 
-DRAWN = "html[data-drawn]"  # set when the last chart stands
 # Charts whose marks have no extent: what is in an SVG without being seen.
 BLANK = """[...document.querySelectorAll('.chart')].filter((chart) =>
     ![...chart.querySelectorAll('.mark-rect path, .mark-symbol path, .mark-line path, .mark-rule line')].some(
@@ -43,7 +42,6 @@ def opened(browser, inputs):
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(path.as_uri())
-        tab.wait_for_selector(DRAWN, state="attached")
         tabs.append(tab)
         return tab
 
@@ -108,21 +106,32 @@ def test_a_table_is_filtered_by_what_is_typed(opened, inputs):
 
 def test_an_architecture_that_is_switched_off_leaves_charts_and_tables(opened):
     tab = opened()
-    bars = tab.locator("#ttft-1-1 .mark-rect path")
-    assert bars.count() == 4
+    bars, whiskers = (tab.locator(f"#ttft-1-1 {mark}:visible") for mark in (".mark-rect path", ".mark-rule line"))
+    assert (bars.count(), whiskers.count()) == (4, 4)
     tab.get_by_role("checkbox", name="kraken").focus()
     tab.keyboard.press("Space")
-    playwright.expect(bars).to_have_count(2)
+    assert (bars.count(), whiskers.count()) == (2, 2)
     assert set(tab.evaluate(COLUMN, ["ttft-table", 0])) == {"standard"}
     tab.get_by_role("checkbox", name="kraken").check()
-    playwright.expect(bars).to_have_count(4)
+    assert (bars.count(), whiskers.count()) == (4, 4)
 
 
 def test_every_plot_has_its_words_and_a_pointer_shows_the_spread(opened):
     tab = opened()
     assert tab.get_by_role("img", name=re.compile("table|quantiles")).count() == tab.locator(".chart").count()
     tab.locator("#ttft-1-1 .mark-rect path").first.hover()
-    playwright.expect(tab.locator("#vg-tooltip-element")).to_contain_text("95% interval")
+    playwright.expect(tab.locator("#said")).to_contain_text("95% interval")
+    tab.locator("h1").hover()
+    playwright.expect(tab.locator("#said")).to_be_hidden()
+
+
+def test_without_scripts_every_plot_and_its_legend_are_there(browser, inputs):
+    inputs.page()
+    tab = browser.new_page(java_script_enabled=False)
+    tab.goto((inputs.folder / "report.html").as_uri())
+    assert tab.locator(".chart svg:visible").count() == tab.locator(".chart").count() >= 8
+    assert tab.locator(".legend .swatch path[d=''], .chart [data-text][d='']").count() == 0
+    tab.close()
 
 
 def test_what_a_text_says_never_becomes_a_part_of_the_page(opened, inputs):

@@ -17,7 +17,7 @@ def folders(inputs):
 
 def test_every_chart_is_an_svg_with_its_legend_and_a_pdf(folders, inputs):
     svgs = sorted(folders[0].glob("*.svg"))
-    assert len(svgs) == (inputs.folder / "report.html").read_text().count('class="spec"')
+    assert len(svgs) == (inputs.folder / "report.html").read_text().count('class="chart"')
     for path in svgs:
         ElementTree.parse(path)
         assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF-")

@@ -109,6 +109,12 @@ def test_without_a_simulation_the_page_says_so(layers):
     assert section.explorer is None
 
 
+def test_without_layers_the_section_says_that_there_is_no_timeline(rows, layers):
+    missing = "The simulation\u2019s layers.csv is missing: no timeline of a layer can be shown."
+    assert missing in simulation.section(rows, [], Palette([])).notes
+    assert missing not in simulation.section(rows, layers, Palette([])).notes
+
+
 def test_the_page_carries_the_grid_and_the_script_that_shows_it(inputs):
     page = inputs.page()
     [text] = re.findall(r'<script type="application/json" id="simulation-data">(.*?)</script>', page, re.DOTALL)

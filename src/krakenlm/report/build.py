@@ -1,13 +1,11 @@
 """One self-contained page from result files. It loads nothing: scripts, styles, data and charts are in it."""
 
 import base64
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -16,6 +14,7 @@ from krakenlm.report import (
     breakdown,
     claims,
     comparisons,
+    drawing,
     engines,
     paper,
     perplexity,
@@ -26,7 +25,7 @@ from krakenlm.report import (
     ttft,
 )
 from krakenlm.report import run as describe
-from krakenlm.report.figures import VEGA_LITE, Palette
+from krakenlm.report.figures import SWATCHES, Palette
 from krakenlm.report.numbers import distinct
 from krakenlm.report.tables import read
 
@@ -100,9 +99,11 @@ def build(
             [*describe.labels_of(corpus, manifest), *(d for part in rows.values() for d in distinct(part, "data"))]
         )
     )
-    expected = {name: part for name, part in rows.items() if name != "breakdown"} | {"ttft_simulated": simulated}
-    if breakdown_csv:
-        expected["ttft_breakdown"] = rows["breakdown"]
+    expected = {f"{name}.csv": part for name, part in rows.items() if name != "breakdown"}
+    expected |= {"ttft_breakdown.csv": rows["breakdown"]} if breakdown_csv else {}
+    expected |= {"ttft_simulated.csv": simulated, "the simulation\u2019s layers.csv": layers}
+    expected |= {"corpus.json": corpus, "the tokens\u2019 manifest.json": manifest}
+    expected["samples of generated text"] = written
     parts = {
         "sections": sections,
         "place": palette.place,
@@ -132,21 +133,17 @@ def render(parts: Mapping) -> str:
         keep_trailing_newline=True,
     )
     source = environment.loader.get_source
-    scripts = [vega(), *(source(environment, name)[0] for name in ("page.js", "simulation.js"))]
+    scripts = [source(environment, name)[0] for name in ("page.js", "simulation.js")]
     config = parts["run"].get("config")
     return environment.get_template("page.html").render(
         **parts,
+        draw=drawing.for_page,
+        swatches=SWATCHES,
         configuration=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         style=Markup("".join(source(environment, name)[0] for name in ("page.css", "simulation.css"))),
         scripts=[Markup(script) for script in scripts],
         policy=policy(scripts),
     )
-
-
-@functools.cache
-def vega() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, kept out of the global names of others."""
-    return "(() => {" + vl_convert.javascript_bundle(vl_version=VEGA_LITE) + "})();"
 
 
 def policy(scripts: Sequence[str]) -> str:

@@ -23,13 +23,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Group:
-    """Charts below one title, with one legend and one caption; `wide` where a chart takes a row for itself."""
+    """Charts below one title, with one legend and one caption."""
 
     title: str
     figures: list[Figure]
     caption: str
     legend: list["Sample"] = field(default_factory=list)
-    wide: bool = False
 
 
 @dataclass(frozen=True)

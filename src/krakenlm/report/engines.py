@@ -59,7 +59,7 @@ def group(rows: Sequence[Row], palette: Palette) -> Group:
         f"prompts of {span([row['prompt_tokens'] for row in rows])} tokens{data and f' from {data}'}",
         f"median of {span([row['runs'] for row in rows])} runs, bars one standard deviation to either side",
     ]
-    return Group("Time to first token", [figure], ", ".join(details) + ".", wide=True)
+    return Group("Time to first token", [figure], ", ".join(details) + ".")
 
 
 def dot(row: Row, palette: Palette) -> dict:

@@ -1,16 +1,31 @@
-"""Charts as Vega-Lite specifications. They carry no colours of their own: the page gives them those of its light or
-dark colour scheme, in the order of `ARCHITECTURES`: an architecture looks the same in every chart, legend and table."""
+"""Charts as Vega-Lite specifications. They carry no colours of their own: `drawing` gives them the variables of
+page.css, in the order of `ARCHITECTURES`: an architecture looks the same in every chart, legend and table.
+
+What is said of a mark under the pointer is its description.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import altair as alt
 
-# The order of the colours and shapes in page.css and page.js. Others, as they appear, take those that are left.
+# The order of the colours in page.css and of the shapes. Others, as they appear, take those that are left.
 ARCHITECTURES = ("standard", "standard-chunked", "parallel", "ladder", "kraken")
-SHAPES = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross", "triangle-right", "triangle-left")
+# What Vega calls a shape, and the path that shows it in a legend, 11 pixels high around its middle.
+SHAPES = {
+    "circle": "M4.5,0A4.5,4.5,0,1,1,-4.5,0A4.5,4.5,0,1,1,4.5,0Z",
+    "diamond": "M0,-5.5L4.5,0L0,5.5L-4.5,0Z",
+    "square": "M-4,-4H4V4H-4Z",
+    "triangle-up": "M0,-5L5,4H-5Z",
+    "triangle-down": "M0,5L5,-4H-5Z",
+    "cross": "M-5,-1.7H-1.7V-5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5Z",
+    "triangle-right": "M5,0L-4,5V-5Z",
+    "triangle-left": "M-5,0L4,5V-5Z",
+}
+BAR = "M-5,-1H5V1H-5Z"  # of what is no architecture
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [4, 4, 1, 4])
 REFERENCE = "reference"  # what is no architecture (n-grams): grey
 PLACES = (*(str(index) for index in range(len(SHAPES))), REFERENCE)
+SWATCHES = dict(zip(PLACES, (*SHAPES.values(), BAR), strict=True))
 # Of the specifications, as altair writes them.
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 POINTS_PER_CURVE = 300
@@ -39,8 +54,8 @@ class Palette:
 
 
 def specification(chart: alt.LayerChart, height: int) -> dict:
-    """The chart as a dictionary that fills its container's width; without addresses of schemas."""
-    value = chart.properties(width="container", height=height).to_dict()
+    """The chart as a dictionary without a width, which whoever draws it gives; without addresses of schemas."""
+    value = chart.properties(height=height).to_dict()
     for key in ("$schema", "config", "usermeta"):
         value.pop(key, None)
     return value
@@ -58,7 +73,7 @@ def histogram(values: Values, title: str) -> dict:
     bars = chart.mark_bar(fillOpacity=0.8).encode(
         y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=True, nice=True)),
         color=Palette([]).colour(),
-        tooltip="text:N",
+        description="text:N",
     )
     return specification(alt.layer(bars), 180)
 
@@ -72,14 +87,13 @@ def bars_by_context(values: Values, palette: Palette, title: str) -> dict:
     """
     series = list(dict.fromkeys(value["series"] for value in values))
     chart = alt.Chart(data(values)).encode(
-        x=context_axis(paddingInner=0.25), xOffset=alt.XOffset("series:N", sort=series)
+        x=context_axis(paddingInner=0.25), xOffset=alt.XOffset("series:N", sort=series), description="text:N"
     )
     bounded = [value for value in values if value["low"] is not None]
     layers = [
         chart.mark_bar(fillOpacity=0.8).encode(
             y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=True, nice=True)),
             color=palette.colour(),
-            tooltip="text:N",
         )
     ]
     if bounded:
@@ -97,11 +111,14 @@ def dots_by_context(values: Values, palette: Palette, title: str, limits: tuple[
     series = list(dict.fromkeys(value["series"] for value in values))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=limits, nice=True, zero=False))
     chart = alt.Chart(data(values)).encode(
-        x=context_axis(paddingInner=0.4), xOffset=alt.XOffset("series:N", sort=series), color=palette.colour()
+        x=context_axis(paddingInner=0.4),
+        xOffset=alt.XOffset("series:N", sort=series),
+        color=palette.colour(),
+        description="text:N",
     )
     layers = [
         alt.Chart(data([{"value": mark}])).mark_rule(strokeDash=[3, 3]).encode(y=y),
-        chart.mark_point(filled=True, size=65, opacity=1).encode(y=y, shape=palette.shape(), tooltip="text:N"),
+        chart.mark_point(filled=True, size=65, opacity=1).encode(y=y, shape=palette.shape()),
     ]
     bounded = [value for value in values if value["low"] is not None]
     if bounded:
@@ -122,8 +139,8 @@ def lines_by_bandwidth(values: Values, palette: Palette, title: str, limits: tup
     chart = alt.Chart(data(values)).encode(x=x, y=y, color=palette.colour())
     layers = [
         alt.Chart(data([{"value": mark}])).mark_rule(strokeDash=[3, 3]).encode(y=y),
-        chart.mark_line(strokeWidth=1.5).encode(detail="series:N"),
-        chart.mark_point(filled=True, size=65, opacity=1).encode(shape=palette.shape(), tooltip="text:N"),
+        chart.mark_line(strokeWidth=1.5).encode(detail="series:N", description="series:N"),
+        chart.mark_point(filled=True, size=65, opacity=1).encode(shape=palette.shape(), description="text:N"),
     ]
     return specification(alt.layer(*layers), 220)
 
@@ -143,7 +160,7 @@ def stacked_bars(values: Values, parts: Sequence[str], title: str) -> dict:
         y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(labelLimit=150, ticks=False, domain=False)),
         order="order:O",
         color=alt.Color("part:N", scale=scale, legend=None),
-        tooltip="text:N",
+        description="text:N",
     )
     return specification(alt.layer(chart.mark_bar()), max(26 * len(labels), 44))
 
@@ -160,7 +177,7 @@ def squares(values: Values, rows: Sequence[str], title: str) -> dict:
     chart = alt.Chart(data(values)).encode(
         x=alt.X("column:N", sort=columns, title=title, axis=alt.Axis(labelAngle=0)),
         y=alt.Y("row:N", sort=list(rows), title=None, axis=alt.Axis(ticks=False, domain=False)),
-        tooltip="text:N",
+        description="text:N",
     )
     places = {name: f"var(--place-{ARCHITECTURES.index(name)})" for name in ("kraken", "standard")}
     colour = alt.Scale(domain=list(places), range=list(places.values()))
@@ -184,15 +201,15 @@ def dots_by_size(values: Values, palette: Palette, title: str) -> dict:
     scale = alt.Scale(zero=False, nice=False, padding=85)  # room for names on both sides
     x = alt.X("parameters:Q", title="parameters", scale=scale, axis=alt.Axis(tickCount=5, format="~s", grid=False))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=12))
-    chart = alt.Chart(data(values)).encode(x=x, color=palette.colour())
+    chart = alt.Chart(data(values)).encode(x=x, color=palette.colour(), description="text:N")
     bounded = [value for value in values if value["low"] is not None]
-    layers = [chart.mark_point(filled=True, size=65, opacity=1).encode(y=y, shape=palette.shape(), tooltip="text:N")]
+    layers = [chart.mark_point(filled=True, size=65, opacity=1).encode(y=y, shape=palette.shape())]
     named = [value for value in values if value["label"]]
     left = [value for value in named if is_crowded(value, named)]
     for align, dx, part in (("right", -8, left), ("left", 8, [value for value in named if value not in left])):
         if part:
             names = alt.Chart(data(part)).mark_text(align=align, dx=dx, baseline="middle")
-            layers.append(names.encode(x=x, y=y, text="label:N"))
+            layers.append(names.encode(x=x, y=y, text="label:N", description="text:N"))
     if bounded:
         layers.insert(0, chart.properties(data=data(bounded)).mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q"))
     return specification(alt.layer(*layers), 260)
@@ -235,9 +252,9 @@ def dots(
     scale = alt.Scale(domain=[low, high], zero=False, nice=limits is None, padding=6)
     x = alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
     y = alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(labelLimit=150, grid=True, ticks=False, domain=False))
-    chart = alt.Chart(data(values)).encode(y=y, color=palette.colour())
+    chart = alt.Chart(data(values)).encode(y=y, color=palette.colour(), description="text:N")
     bounded = [value for value in values if value["low"] is not None]
-    layers = [chart.mark_point(filled=True, size=60, opacity=1).encode(x=x, shape=palette.shape(), tooltip="text:N")]
+    layers = [chart.mark_point(filled=True, size=60, opacity=1).encode(x=x, shape=palette.shape())]
     if bounded:
         bars = chart.properties(data=data(bounded)).mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
         layers.insert(0, bars)
@@ -257,12 +274,14 @@ def curves(values: Values, palette: Palette, title: str, marks: Values = (), poi
     x = alt.X("step:Q", title="training step", axis=alt.Axis(tickCount=5, format="~s", grid=False))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log", nice=False, domain=ends(values, marks)))
     dash = alt.StrokeDash("variant:N", scale=alt.Scale(domain=list(range(len(DASHES))), range=DASHES), legend=None)
-    if not points:  # thousands of values, and nothing to point at
+    if not points:  # thousands of values; a line says whose it is
         values = [{key: value[key] for key in value if key != "text"} for value in values]
     chart = alt.Chart(data(values)).encode(x=x, y=y, color=palette.colour(), detail="series:N")
-    layers = [chart.mark_line(strokeWidth=1.5).encode(strokeDash=dash)]
+    layers = [chart.mark_line(strokeWidth=1.5).encode(strokeDash=dash, description="series:N")]
     if points:
-        layers.append(chart.mark_point(filled=True, size=40, opacity=1).encode(shape=palette.shape(), tooltip="text:N"))
+        layers.append(
+            chart.mark_point(filled=True, size=40, opacity=1).encode(shape=palette.shape(), description="text:N")
+        )
     for mark in marks:
         level = alt.Chart(data([mark])).encode(y="value:Q")
         # The floor's name goes below its line and to the left, where no curve is; the others' above, to the right.

@@ -1,72 +1,21 @@
-// Charts in the colours of the page; tables that sort; what a reader switches off leaves both.
+// Charts whose marks speak; tables that sort; what a reader switches off leaves both.
 (() => {
   "use strict";
-  const AXIS = 45; // pixels that a horizontal axis and its title take
-  const PLACES = ["0", "1", "2", "3", "4", "5", "6", "7", "reference"];
-
-  // Colours are the page's own variables, so charts follow its colour scheme, and paper, by themselves.
-  function theme() {
-    const font = getComputedStyle(document.body).fontFamily;
-    const [ink, soft, line] = ["var(--ink)", "var(--soft)", "var(--line)"];
-    const label = { labelColor: soft, titleColor: soft, labelFont: font, titleFont: font, titleFontWeight: "normal" };
-    return {
-      background: null,
-      range: { category: PLACES.map((place) => `var(--place-${place})`) },
-      view: { stroke: null },
-      axis: { ...label, gridColor: line, domainColor: soft, tickColor: soft, labelFontSize: 12, titleFontSize: 12, titlePadding: 8 },
-      axisY: { domain: false, ticks: false, labelPadding: 6 },
-      rule: { color: soft },
-      text: { color: soft, font, fontSize: 12 },
-      style: { whisker: { stroke: ink, strokeWidth: 1.5 } },
-    };
-  }
-
-  const charts = [...document.querySelectorAll(".chart")].map((place) => ({
-    place, spec: JSON.parse(place.closest("figure").querySelector(".spec").textContent), view: null,
-  }));
-  // Room for each before it is drawn, so that nothing moves below a reader's eyes.
-  for (const { place, spec } of charts) place.style.minHeight = `${spec.height + AXIS}px`;
   const hidden = new Set(); // places of the architectures that the reader has switched off
 
-  // The specification without what is switched off. A chart with nothing left keeps all of it, and is dimmed.
-  function shown(spec) {
-    const placed = Object.values(spec.datasets).flat().filter((value) => value.place);
-    if (placed.length && placed.every((value) => hidden.has(value.place))) return null;
-    const datasets = Object.fromEntries(Object.entries(spec.datasets).map(([name, values]) =>
-      [name, values.filter((value) => !hidden.has(value.place))]));
-    return { ...spec, datasets };
+  // What a mark says stands beside the pointer.
+  const box = document.body.appendChild(document.createElement("div"));
+  box.id = "said";
+
+  function say(event) {
+    box.textContent = event.target.closest("[data-text]")?.dataset.text ?? "";
+    if (!box.textContent) return;
+    const left = Math.min(event.clientX + 12, innerWidth - box.offsetWidth - 8);
+    const below = event.clientY + 16 + box.offsetHeight < innerHeight;
+    box.style.left = `${Math.max(left, 8)}px`;
+    box.style.top = `${below ? event.clientY + 16 : event.clientY - box.offsetHeight - 12}px`;
   }
-
-  // The page can be read and scrolled between two charts.
-  const pause = () => new Promise((done) => setTimeout(done));
-  let drawing = 0;
-
-  async function draw() {
-    const config = theme(), mine = ++drawing;
-    delete document.documentElement.dataset.drawn;
-    for (const chart of charts) {
-      await pause();
-      if (mine !== drawing) return; // another one has begun, with other architectures
-      const spec = shown(chart.spec);
-      chart.place.classList.toggle("dimmed", !spec);
-      chart.view?.finalize();
-      const result = await window.vegaEmbed(chart.place, spec ?? chart.spec, {
-        mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, config,
-        tooltip: { disableDefaultStyle: true },
-      });
-      chart.view = result.view;
-    }
-    document.documentElement.dataset.drawn = charts.length;
-  }
-  draw();
-
-  const SHAPES = {
-    0: "M4.5,0A4.5,4.5,0,1,1,-4.5,0A4.5,4.5,0,1,1,4.5,0Z", 1: "M0,-5.5L4.5,0L0,5.5L-4.5,0Z",
-    2: "M-4,-4H4V4H-4Z", 3: "M0,-5L5,4H-5Z", 4: "M0,5L5,-4H-5Z",
-    5: "M-5,-1.7H-1.7V-5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5Z", 6: "M5,0L-4,5V-5Z", 7: "M-5,0L4,5V-5Z",
-    reference: "M-5,-1H5V1H-5Z",
-  };
-  for (const path of document.querySelectorAll("path[data-place]")) path.setAttribute("d", SHAPES[path.dataset.place]);
+  for (const name of ["pointermove", "pointerdown"]) document.documentElement.addEventListener(name, say);
 
   // Numbers by size, other text by alphabet; what is empty comes last either way.
   function compare(a, b) {
@@ -107,11 +56,12 @@
   for (const input of document.querySelectorAll("input[type=search]"))
     input.addEventListener("input", () => filter(document.getElementById(input.getAttribute("aria-controls"))));
 
-  for (const box of document.querySelectorAll(".architectures input")) {
-    box.addEventListener("change", () => {
-      if (box.checked) hidden.delete(box.value); else hidden.add(box.value);
+  for (const choice of document.querySelectorAll(".architectures input")) {
+    choice.addEventListener("change", () => {
+      if (choice.checked) hidden.delete(choice.value); else hidden.add(choice.value);
       document.querySelectorAll("table").forEach(filter);
-      draw();
+      for (const mark of document.querySelectorAll(".chart [data-place]"))
+        mark.classList.toggle("off", hidden.has(mark.dataset.place));
     });
   }
 })();

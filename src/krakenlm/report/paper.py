@@ -3,20 +3,19 @@
 Charts have the page's light colours and carry their own legend and title. Tables need the package booktabs.
 """
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import vl_convert
 
 from krakenlm.files import refuse_other_files, writing, writing_folder
+from krakenlm.report.drawing import draw
 from krakenlm.report.elements import Figure, Section, Table
-from krakenlm.report.figures import PLACES, VEGA_LITE, Palette
+from krakenlm.report.figures import Palette
 
 WIDTH = 360  # of a chart, in pixels of 1/72 inch
-INK, SOFT, LINE = "#1d2126", "#5a626c", "#dcdfe3"
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u00d7": r"$\times$"}
@@ -35,8 +34,8 @@ def write_figures(sections: Sequence[Section], palette: Palette, style: str, fol
     colours = light_colours(style)
     with writing_folder(folder) as temporary:
         for name, figure in figures(sections):
-            spec = standing_alone(figure, palette, colours)
-            svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+            drawn = draw(standing_alone(figure, palette))
+            svg = re.sub(r"var\(--([\w-]+)\)", lambda found: colours.get(found[1], found[0]), drawn)
             (temporary / f"{name}.svg").write_text(svg, encoding="utf-8")
             (temporary / f"{name}.pdf").write_bytes(vl_convert.svg_to_pdf(svg))
 
@@ -58,28 +57,13 @@ def slug(title: str) -> str:
 
 def light_colours(style: str) -> dict[str, str]:
     """The colours of the first rule of page.css, which are those of its light scheme: `ink`, `place-0`, `part-0`."""
-    first = style[: style.index("}")]
-    return dict(re.findall(r"--(ink|(?:place|part)-\w+): (#[0-9a-f]{6})", first))
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", style[: style.index("}")]))
 
 
-def standing_alone(figure: Figure, palette: Palette, colours: Mapping[str, str]) -> dict:
-    """The specification with a width, a title, a legend and colours of its own."""
-    label = {"labelColor": SOFT, "titleColor": SOFT, "titleFontWeight": "normal"}
-    config = {
-        "font": "Liberation Sans",
-        "range": {"category": [colours[f"place-{place}"] for place in PLACES]},
-        "view": {"stroke": None},
-        "axis": label | {"gridColor": LINE, "domainColor": SOFT, "tickColor": SOFT},
-        "axisY": {"domain": False, "ticks": False},
-        "rule": {"color": SOFT},
-        "text": {"color": SOFT},
-        "legend": {"labelColor": INK, "orient": "top", "title": None},
-        "style": {"whisker": {"stroke": INK, "strokeWidth": 1}},
-    }
-    title = {"text": figure.title, "anchor": "start", "fontSize": 12, "color": INK}
-    spec = json.dumps(legend(figure.spec, palette))
-    spec = json.loads(re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], spec))
-    return spec | {"width": WIDTH, "title": title, "background": "white", "config": config}
+def standing_alone(figure: Figure, palette: Palette) -> dict:
+    """The specification with a width, a title, a legend and a ground of its own."""
+    title = {"text": figure.title, "anchor": "start", "fontSize": 12}
+    return legend(figure.spec, palette) | {"width": WIDTH, "title": title, "background": "white"}
 
 
 def legend(spec: dict, palette: Palette) -> dict:

@@ -178,7 +178,7 @@ def final_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
     if any(map(comparisons.interval, scored)):
         caption += " Bars: the bootstrap\u2019s 95% interval over documents."
     caption += " Dashed: the floor." if floored else ""
-    return [Group("Perplexity after training", figures, caption, wide=len(figures) < 2)] if figures else []
+    return [Group("Perplexity after training", figures, caption)] if figures else []
 
 
 def size_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
@@ -196,7 +196,7 @@ def size_groups(rows: Sequence[Row], palette: Palette) -> list[Group]:
         description = f"{title}: perplexity of each model against its parameters; the table below has the figures."
         figures.append(Figure(title, description, dots_by_size(values, palette, "perplexity")))
     caption = f"Measured on {' and '.join(distinct(scored, 'data'))}; one dot a run."
-    return [Group("Perplexity against parameters", figures, caption, wide=len(figures) < 2)] if figures else []
+    return [Group("Perplexity against parameters", figures, caption)] if figures else []
 
 
 def dot(row: Row, palette: Palette) -> dict:

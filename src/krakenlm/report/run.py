@@ -18,8 +18,8 @@ RESULTS = {
 }
 
 
-def absent(run: Mapping, rows: Mapping[str, Sequence], metrics: Sequence[Path]) -> list[str]:
-    """What a whole run has and this one lacks, each in a few words."""
+def absent(run: Mapping, expected: Mapping[str, Sequence | Mapping], metrics: Sequence[Path]) -> list[str]:
+    """What a whole run has and this one lacks, each in a few words; of what is `expected` that which is empty."""
     config = run.get("config") or {}
     trained = {(path.parent.parent.name, path.parent.name.split("-")[0]) for path in map(Path, metrics)}
     wanted = [
@@ -33,7 +33,7 @@ def absent(run: Mapping, rows: Mapping[str, Sequence], metrics: Sequence[Path]) 
         for name, seed in wanted
         if (name, seed) not in trained
     ]
-    return missing + [f"{name}.csv" for name, part in rows.items() if not part]
+    return missing + [name for name, part in expected.items() if not part]
 
 
 def labels_of(*descriptions: Mapping) -> list[str]:

@@ -52,7 +52,7 @@
     bars(found, standard);
     const layers = timelines.filter(inCell(cell));
     if (layers.length) lanes(layers);
-    else element("p", { class: "caption" }, "What runs when in one layer stands here for the least batch on as many ranks as a machine has devices.", out);
+    else if (timelines.length) element("p", { class: "caption" }, "What runs when in one layer stands here for the least batch on as many ranks as a machine has devices.", out);
   }
 
   function bars(found, standard) {

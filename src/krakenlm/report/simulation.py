@@ -43,7 +43,10 @@ def section(rows: Sequence[Row], layers: Sequence[Row], palette: Palette) -> Sec
         ],
         groups=[pays(rows)],
         tables=[*paper_grid(rows), means(rows)],
-        notes=[f"Machines: {', '.join(machines)}. A Kraken here has as many splits as there are ranks."],
+        notes=[
+            f"Machines: {', '.join(machines)}. A Kraken here has as many splits as there are ranks.",
+            *([] if layers else ["The simulation\u2019s layers.csv is missing: no timeline of a layer can be shown."]),
+        ],
         explorer=explorer(rows, layers, palette),
     )
 
