@@ -11,7 +11,14 @@ from krakenlm import models
 from krakenlm.errors import InputError
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.collectives import run_threads
-from krakenlm.inference.shards import empty_rank, load_rank, padded_head_size, write_random_shards, write_shards
+from krakenlm.inference.shards import (
+    cut_rank,
+    empty_rank,
+    load_rank,
+    padded_head_size,
+    write_random_shards,
+    write_shards,
+)
 from krakenlm.models.sizing import SHAPES, rank_parameter_count, sizes_of
 
 SMALL = {"n_layer": 2, "n_head": 4, "width": 24, "vocab_size": 96, "block_size": 32}
@@ -95,6 +102,24 @@ def test_a_shard_of_another_model_is_refused_even_where_the_shapes_are_equal(sha
     load_rank(shards, 0, 2)
     with pytest.raises(InputError, match=r"rank1\.safetensors: expected a shard of model \w+ \(config\.json\), found"):
         load_rank(shards, 1, 2)
+
+
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+def test_weights_of_another_model_are_refused_before_one_is_cut(architecture, tmp_path):
+    write_model(tmp_path / "model", SIZES[architecture])
+    for name, sizes in SIZES.items():
+        # Ladder has standard's tensors: only config.json tells them apart.
+        if {name, architecture} <= {"standard", "ladder"} or name == architecture:
+            continue
+        write_model(tmp_path / "other", sizes)
+        shutil.copy(tmp_path / "other" / "model.safetensors", tmp_path / "model")
+        for cut in (
+            lambda: write_shards(tmp_path / "model", tmp_path / "shards", 2),
+            lambda: cut_rank(tmp_path / "model", 1, 2),
+        ):
+            with pytest.raises(InputError, match=f"model: expected the weights of the {architecture} in config.json"):
+                cut()
+    assert not (tmp_path / "shards").exists()
 
 
 def test_a_shard_in_another_ranks_place_is_refused(shards):

@@ -115,11 +115,11 @@ def write_shards(model: str | Path, out: str | Path, tp: int, dtype: str = "floa
     modules = [empty_rank(config, rank, tp) for rank in range(tp)]
     described = checkpoint_config(config, tp, dtype)
     with open_weights(model / "model.safetensors") as weights:
+        check_weights(model, weights, config)
         described["identity"] = identity(described, model / "model.safetensors")
         with writing_folder(out) as folder:
             for rank, module in enumerate(modules):
                 tensors = models.shard(weights.get_tensor, list(weights.keys()), config, rank, tp)
-                check_shapes(model, tensors, module)
                 tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
                 write_rank(folder, rank, tensors, module, described)
             write_json(folder / "config.json", described)
@@ -212,8 +212,14 @@ def check_shapes(where: Path, tensors: dict[str, Tensor], module: nn.Module) -> 
     if difference:
         raise InputError(
             f"{where}: expected the weights of the {module.config.architecture} in config.json, found {difference}; "
-            "train or shard again"
+            "put the files of one model together, or train or shard again"
         )
+
+
+def check_weights(model: Path, weights: safe_open, config: Config) -> None:
+    """The same for a whole model's file, before a tensor of it is read or cut."""
+    shapes = {name: torch.empty(weights.get_slice(name).get_shape(), device="meta") for name in weights.keys()}  # noqa: SIM118
+    check_shapes(model, shapes, empty_rank(config, 0, 1))
 
 
 def load_rank(
@@ -261,8 +267,8 @@ def cut_rank(model: str | Path, rank: int, world: int, device: str = "cpu") -> n
     config = models.load_config(model)
     module = empty_rank(config, rank, world)
     with open_weights(model / "model.safetensors") as weights:
+        check_weights(model, weights, config)
         tensors = models.shard(weights.get_tensor, list(weights.keys()), config, rank, world)
-    check_shapes(model, tensors, module)
     module.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, assign=True)
     return module.eval()
 
