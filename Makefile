@@ -13,7 +13,7 @@ ACTIVATE := . $(VENV)/bin/activate
 .PHONY: reproduce test test-all test-slurm lint docs lock install
 
 reproduce: install
-	$(ACTIVATE) && snakemake --cores all
+	$(ACTIVATE) && snakemake
 
 test: install
 	$(ACTIVATE) && python -m pytest

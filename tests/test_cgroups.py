@@ -1,10 +1,13 @@
 """A container's limits, read from trees of control groups as Linux shows them."""
 
+from pathlib import Path
+
 import pytest
+from snakemake.cli import parse_args
 
 from krakenlm import cgroups, machine
 
-GB = 2**30
+ROOT, GB = Path(__file__).parents[1], 2**30
 
 
 @pytest.fixture
@@ -78,3 +81,12 @@ def test_a_quota_of_time_limits_the_cores_and_the_fewest_are_one(groups, monkeyp
     for quota, expected in {"max": 4, "250000": 2, "50000": 1, "900000": 4}.items():
         groups("0::/\n", {"cpu.max": f"{quota} 100000\n"})
         assert machine.cores() == expected, quota
+
+
+def test_a_plain_snakemake_takes_as_many_cores_as_the_quota_leaves(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cgroups, "core_limit", lambda: 1.5)
+    _, given = parse_args(["--dry-run"])
+    assert given.cores == 1
+    _, given = parse_args(["--dry-run", "--cores", "7"])
+    assert given.cores == 7

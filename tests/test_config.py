@@ -304,6 +304,8 @@ def test_how_a_training_is_watched_is_no_other_model(tiny):
         (["--config=scale=paper", "-n"], "--config scale=paper B"),
         (["-np"], "-p --config B"),
         (["-nq", "rules"], "-q rules --config B"),
+        (["-nc1"], "-c1 --config B"),
+        (["-pnj4", "-c1"], "-pj4 -c1 --config B"),
         (["-kn", "--dry-run", "-sSnakefile"], "-k -sSnakefile --config B"),
         (["results/ttft.csv", "--config", "budget={gpu_hours: 1}", "scale=paper", "--cores", "all"],
          "results/ttft.csv --cores all --config scale=paper B"),

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -107,3 +108,35 @@ def test_of_writers_that_take_the_lock_in_turn_no_two_are_ever_at_work_and_no_fi
     ]
     assert [writer.wait(timeout=60) for writer in writers] == [0] * 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removed_lock_is_none_where_the_file_system_still_shows_its_name(tmp_path, monkeypatch, capsys):
+    """As NFS may on another machine than that of the holder."""
+    lock, look_up, shown = tmp_path / ".value.lock", os.stat, []
+
+    def cached(path, **options):
+        return shown.pop() if shown and path == lock else look_up(path, **options)
+
+    def second():
+        with files.hold(tmp_path / "value", "second"):
+            found.append(lock.exists())
+
+    found, waiter = [], threading.Thread(target=second)
+    with files.hold(tmp_path / "value", "first"):
+        waiter.start()
+        while "second: waiting for process" not in capsys.readouterr().err:
+            time.sleep(0.01)
+        monkeypatch.setattr(os, "stat", cached)
+        shown.append(look_up(lock))
+    waiter.join()
+    assert found == [True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_another_machine_removes_while_it_is_looked_at_is_held_by_nobody(tmp_path, monkeypatch):
+    def removed(*_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    (tmp_path / ".value.lock").touch()
+    monkeypatch.setattr(files.fcntl, "flock", removed)
+    assert files.held_locks(tmp_path) == []

@@ -51,6 +51,22 @@ def test_what_one_other_target_has_made_is_still_known_after_the_next(results):
     assert states(part) == {"out2": "done", "out3": "running"}
 
 
+def test_what_an_other_target_has_left_undone_is_still_known_after_the_next(results):
+    whole_log = "".join(STARTED.format(number) + FINISHED.format(number) for number in (1, 2, 3))
+    record(results, "whole.log", whole_log, [1, 2, 3], finished=[4])
+    killed = KILLED.format(1, "died with <Signals.SIGKILL: 9>")
+    begun = STARTED.format(1) + killed + FAILED.format(1) + STARTED.format(3)
+    record(results, "part.log", begun, [1, 3, 4], targets="out3 out4")
+    record(results, "next.log", STARTED.format(2), [2], targets="out2")
+    record(results, "last.log", STARTED.format(4) + FINISHED.format(4), [4], targets="out4")
+    whole, _ = status.read(results)
+    assert states(whole) == {"out1": "failed", "out2": "failed", "out3": "failed", "out4": "done"}
+    assert {job.output: job.ended for job in whole.jobs if job.ended} == {
+        "out1": "killed (SIGKILL)", "out2": "interrupted", "out3": "interrupted"
+    }  # fmt: skip
+    assert {job.message for job in whole.having("failed")} == {"Making 1", "Making 2", "Making 3"}
+
+
 def test_a_part_of_another_scale_changes_nothing_of_the_reproduction(results):
     """Both have the table that all scales share as their output."""
     record(results, "whole.log", "", [1, 2])

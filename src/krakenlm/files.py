@@ -18,6 +18,9 @@ from krakenlm.errors import InputError
 
 # Bytes free on a disk to which a large write has just failed: less than one more block of it.
 NEARLY_NOTHING = 1_000_000
+# Bytes of a lock's file that its holder has removed: a file system that several machines share may show its name to the
+# others for some seconds more. Cutting a file short needs no space on a disk that is full.
+REMOVED = 1
 
 
 @contextlib.contextmanager
@@ -194,13 +197,15 @@ def hold(path: str | Path, stage: str) -> Iterator[None]:
     with locked_file(lock_path, stage) as lock:
         lock.seek(0)
         lock.truncate()
-        lock.write(f"process {os.getpid()}, which writes {path} ({stage})\n")
+        # The blank is what `REMOVED` leaves of it.
+        lock.write(f" process {os.getpid()}, which writes {path} ({stage})\n")
         lock.flush()
         try:
             yield
         finally:
             # Still locked, and known to be the file of that name: whoever waits for it finds that it is not any more.
             lock_path.unlink(missing_ok=True)
+            lock.truncate(REMOVED)
 
 
 @contextlib.contextmanager
@@ -208,19 +213,33 @@ def locked_file(path: Path, stage: str) -> Iterator[IO[str]]:
     """The file of that name, locked. One that its holder removed while we waited is locked by us alone: look again."""
     while True:
         with open(path, "a+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                print(f"{stage}: waiting for {lock.read().strip() or 'another process'}", file=sys.stderr, flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                current = os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
-            except FileNotFoundError:
-                current = False
-            if current:
+            if lock_of_that_name(lock, path, stage):
                 yield lock
                 return
+
+
+def lock_of_that_name(lock: IO[str], path: Path, stage: str) -> bool:
+    """Lock a file; False where it is not `path` any more."""
+    with unless_removed():
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            print(f"{stage}: waiting for {lock.read().strip() or 'another process'}", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        status = os.fstat(lock.fileno())
+        return status.st_size != REMOVED and os.path.samestat(status, os.stat(path))
+    return False
+
+
+@contextlib.contextmanager
+def unless_removed() -> Iterator[None]:
+    """Leave the block where a file is gone, or where another machine has removed what was open here (NFS)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
 
 
 def claim(path: str | Path, command: str) -> object:
@@ -252,7 +271,7 @@ def held_locks(folder: str | Path) -> list[str]:
     """Who holds a writer's lock (`hold`) somewhere under `folder` at this moment."""
     holders = []
     for path in sorted(Path(folder).rglob(".*.lock")):
-        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as lock:  # its holder has ended
+        with unless_removed(), open(path, encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

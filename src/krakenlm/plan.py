@@ -12,8 +12,8 @@ from krakenlm.errors import InputError
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.price import Cost, Devices, total
 
-# -n alone or in a cluster such as -np, behind letters that take no value: -sSnakefile is none.
-DRY_RUN = re.compile(r"--dry-?run|(-[DFSfklpt]*)n([A-Za-z]*)")
+# -n alone or in a cluster such as -np or -nc1, behind letters that take no value: -sSnakefile is none.
+DRY_RUN = re.compile(r"--dry-?run|(-[DFSafklpt]*)n(.*)")
 
 
 def is_dry_run(command: list[str]) -> bool:

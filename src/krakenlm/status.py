@@ -79,16 +79,11 @@ def record(
     """
     if not jobs:
         return
-    whole = stored(results / WHOLE)
-    if targets and whole and whole["scale"] == scale:
-        # What parts have done before is known by this one's jobs; the record of the part before goes.
-        made = {job["output"] for job in finished}
-        now = [job for job in whole["jobs"] if job["output"] in made]
-        whole["finished"] += [{"rule": job["rule"], "output": job["output"]} for job in now]
-        whole["jobs"] = [job for job in whole["jobs"] if job not in now]
-        write_json(results / WHOLE, whole)
+    whole, part = stored(results / WHOLE), stored(results / PART)
     if not targets:
         (results / PART).unlink(missing_ok=True)
+    elif whole and part and whole["scale"] == part["scale"]:
+        write_json(results / WHOLE, whole | after_part(results, whole, part))
     write_json(
         results / (PART if targets else WHOLE),
         {
@@ -103,6 +98,18 @@ def record(
     )
 
 
+def after_part(results: Path, whole: Mapping, part: Mapping) -> dict:
+    """The jobs of the whole with what became of a part's, whose record goes."""
+    later = {}
+    stands = read_run(results, part, at_work=False).jobs
+    for job, stood in zip([*part["finished"], *part["jobs"]], stands, strict=True):
+        later[stood.output] = job | {"state": stood.state, "ended": stood.ended}
+    jobs = [later.get(job["output"], job | {"state": DONE}) for job in whole["finished"]]
+    jobs += [later.get(job["output"], job) for job in whole["jobs"]]
+    finished = [job for job in jobs if job.get("state") == DONE]
+    return {"finished": finished, "jobs": [job for job in jobs if job not in finished]}
+
+
 def read(results: Path) -> list[Status]:
     """How the newest run of the whole reproduction stands, and the newest of other targets where one came after it.
 
@@ -112,7 +119,7 @@ def read(results: Path) -> list[Status]:
         InputError: there is none.
     """
     records = [stored(results / name) for name in (WHOLE, PART)]
-    runs = [read_run(results, record) for record in records if record]
+    runs = [read_run(results, record, is_at_work(record["snakemake"])) for record in records if record]
     if not runs:
         raise InputError(f"{results}: expected what a run leaves there, found none; start one with `snakemake`")
     if len(runs) == 1:
@@ -129,18 +136,19 @@ def stored(path: Path) -> dict | None:
     return run if "targets" in run else None
 
 
-def read_run(results: Path, run: Mapping) -> Status:
+def read_run(results: Path, run: Mapping, at_work: bool) -> Status:
+    """A run by its record and its Snakemake's log; jobs in the record's order, those that it found done first."""
     root = results.resolve().parent
-    at_work = is_at_work(run["snakemake"])
     log = root / run["snakemake_log"]
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     states, signals = states_in(lines), signals_in(lines)
     jobs = [Job(job["rule"], job["rule"], job["output"], None, DONE) for job in run["finished"]]
     for job in run["jobs"]:
-        state, ended = states.get(job["id"], LEFT), ""
+        # A job of a later part stands as it stood there.
+        state, ended = job.get("state", states.get(job["id"], LEFT)), job.get("ended", "")
         if state == RUNNING and not at_work:
             state, ended = FAILED, "interrupted"
-        elif state == FAILED and job["log"] in signals:
+        elif state == FAILED and "state" not in job and job["log"] in signals:
             ended = f"killed ({signals[job['log']]})"
         jobs.append(Job(job["rule"], job["message"], job["output"], job["log"] and root / job["log"], state, ended))
     return Status(run["targets"], run["scale"], run["started"], at_work, jobs)

@@ -14,10 +14,28 @@ class AtLeast(NamedTuple):
 
     least: int
 
+    def admits(self, value: float) -> bool:
+        return value >= self.least
+
+    def __str__(self) -> str:
+        return f"of at least {self.least}"
+
+
+class Above(NamedTuple):
+    """The largest number that does not fit."""
+
+    most: int
+
+    def admits(self, value: float) -> bool:
+        return value > self.most
+
+    def __str__(self) -> str:
+        return f"above {self.most}"
+
 
 Count = Annotated[int, AtLeast(1)]
 Natural = Annotated[int, AtLeast(0)]
-Share = Annotated[float, AtLeast(0)]
+Share = Annotated[float, Above(0)]
 Counts = Annotated[Sequence[Count], AtLeast(1)]
 Names = Annotated[Sequence[str], AtLeast(1)]
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -39,25 +57,25 @@ def check_arguments(where: str, values: Mapping, function: Callable, given: set[
         raise InputError(f"{where}: {key}: expected {expected}, found {found}; see docs/configuration.md")
     for key in sorted(wanted):
         kind = parameters[key].annotation
-        if not fits(values[key], kind):
+        if not is_of_kind(values[key], kind):
             raise InputError(
                 f"{where}: {key}: expected {in_words(kind)}, found {values[key]!r}; see docs/configuration.md"
             )
 
 
-def fits(value: object, kind: Any) -> bool:
+def is_of_kind(value: object, kind: Any) -> bool:
     """Whether a value that was read from JSON is of an annotation's kind."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return fits(value, inner[0]) and (value if isinstance(value, (int, float)) else len(value)) >= inner[1].least
+        return is_of_kind(value, inner[0]) and inner[1].admits(value if isinstance(value, (int, float)) else len(value))
     if origin is Literal:
         return value in inner
     if origin in (list, Sequence):
-        return isinstance(value, list) and all(fits(each, inner[0]) for each in value)
+        return isinstance(value, list) and all(is_of_kind(each, inner[0]) for each in value)
     if origin is Mapping:
-        return isinstance(value, dict) and all(fits(each, inner[1]) for each in value.values())
+        return isinstance(value, dict) and all(is_of_kind(each, inner[1]) for each in value.values())
     if origin is types.UnionType:
-        return any(fits(value, each) for each in inner)
+        return any(is_of_kind(value, each) for each in inner)
     if kind is float:  # a whole number is one, too; true, which Python counts as one, is not
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is kind
@@ -67,8 +85,7 @@ def in_words(kind: Any) -> str:
     """An annotation as an error names it."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        least = inner[1].least
-        return in_words(inner[0]) + (f" of at least {least}" if inner[0] in PLAIN else f", {least} entry at least")
+        return in_words(inner[0]) + (f" {inner[1]}" if inner[0] in PLAIN else f", {inner[1].least} entry at least")
     if origin is Literal:
         return f"one of {', '.join(map(str, inner))}"
     if origin in (list, Sequence):

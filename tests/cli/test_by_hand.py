@@ -1,6 +1,7 @@
 """Commands as a user types them, wrong ones above all: one line that names what was typed, nothing left behind."""
 
 import json
+import os
 import re
 import sys
 
@@ -71,8 +72,9 @@ def by_hand(tmp_path, tmp_path_factory, monkeypatch, capfd):
         (ttft(runs=0), "--settings: runs: expected a whole number of at least 1, found 0"),
         (ttft(runs=True), "--settings: runs: expected a whole number"),
         (ttft(precision="high"), "--settings: precision: expected a number"),
+        (ttft(precision=0), "--settings: precision: expected a number above 0, found 0"),
         (ttft(links="loopback"), "--settings: links: expected a list, each entry a text"),
-        (ttft(runs=4), "most_runs: expected at least runs (4), found 3"),
+        (ttft(runs=4), "--settings: most_runs: expected at least runs (4), found 3"),
         (ttft(architectures=["foo"]), "architecture: expected one of standard"),
         (("generate", "nowhere", "Ann"), "nowhere: expected a model folder, found none"),
         (("shard", "nowhere", "--tp", "2", "--out", "shards"), "nowhere: expected a model folder, found none"),
@@ -108,3 +110,23 @@ def test_a_stage_by_hand_leaves_what_it_writes_and_no_lock(by_hand, tmp_path):
     status, _, error = by_hand("shard", "--random", SHAPE, "kraken", "--tp", "2", "--out", "shards")
     assert (status, error) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A folder that the user who runs this may not enter: where that is root, another one."""
+    (tmp_path / "theirs").mkdir(mode=0)
+    root = os.getuid() == 0
+    if root:
+        os.setresuid(65534, 65534, 0)
+    yield tmp_path / "theirs"
+    if root:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize("words", [(*ADVISE, "--out"), ("shard", "--random", SHAPE, "kraken", "--tp", "2", "--out")])
+def test_a_place_in_a_folder_of_another_users_is_refused_in_one_line(by_hand, words, theirs):
+    status, _, error = by_hand(*words, theirs / "x")
+    assert status == 2
+    assert error.startswith("krakenlm: --out: expected a place to write")
+    assert error.count("\n") == 1

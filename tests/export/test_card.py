@@ -76,5 +76,5 @@ def test_results_of_other_models_and_a_license_that_is_none_are_refused(card, tm
     table(tmp_path / "results" / "perplexity.csv", [{"run": "models/other"}])
     with pytest.raises(InputError, match="expected rows of the run models/mine, found those of models/other"):
         card(METRICS, tmp_path / "results", "models/mine")
-    with pytest.raises(InputError, match="--license: expected an identifier such as mit"):
+    with pytest.raises(InputError, match="weights_license: expected an identifier such as mit"):
         card(METRICS, weights_license="MIT: see below")

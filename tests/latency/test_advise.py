@@ -111,7 +111,7 @@ def test_only_models_near_the_parameters_are_ranked_and_one_line_names_the_other
 
 def test_parameters_that_no_model_comes_near_are_refused_with_what_there_is(monkeypatch):
     one_model_each(monkeypatch)
-    with pytest.raises(InputError, match=r"--params: expected .* within 5% of, found 2.2e\+07, .* standard \(0\.0"):
+    with pytest.raises(InputError, match=r"parameters: expected .* within 5% of, found 2.2e\+07, .* standard \(0\.0"):
         advised(parameters=2.2e7, vocab_size=1000, tp=[2], context=64)
 
 
@@ -162,7 +162,7 @@ def test_a_shape_has_nearly_the_parameters_asked_for_and_heads_for_eight_ranks(p
 
 
 def test_too_few_parameters_are_refused():
-    with pytest.raises(InputError, match=r"--params: expected at least .*, one layer of width 512 .*, found 1e\+06"):
+    with pytest.raises(InputError, match=r"parameters: expected at least .*, one layer of width 512 .*, found 1e\+06"):
         standard_shape(1e6, **LENGTHS)
 
 
@@ -195,7 +195,7 @@ def test_what_a_trained_model_costs_in_perplexity_stands_beside_its_time(tmp_pat
 
 
 def test_a_table_of_perplexities_that_is_none_is_named(tmp_path):
-    with pytest.raises(InputError, match="--perplexity: expected a table, found no file"):
+    with pytest.raises(InputError, match="perplexity_csv: expected a table, found no file"):
         advise.read_perplexities(tmp_path / "none.csv")
     (tmp_path / "bad.csv").write_text("model,loss\nx,1\n")
     with pytest.raises(InputError, match=r"bad.csv: expected a column architecture, found none"):

@@ -101,7 +101,7 @@ def test_a_release_is_newer_than_its_candidates():
 
 
 def test_what_a_clone_lacks_is_named(clone, tmp_path):
-    with pytest.raises(InputError, match=r"--system: expected one of those in .*\(x1\), found 'y2'"):
+    with pytest.raises(InputError, match=r"system: expected one of those in .*\(x1\), found 'y2'"):
         write_system(clone, "y2", tmp_path / "y2.yaml")
     with pytest.raises(InputError, match=r"none: no clone of aiconfigurator"):
         write_system(tmp_path / "elsewhere", "x1", tmp_path / "x1.yaml")

@@ -94,6 +94,15 @@ def test_the_claim_names_every_setting_and_one_slower_link_is_enough_to_differ()
     assert three(ttft=fast + [row | {"link": "loopback"} for row in fast])[2].word == AGREES
 
 
+def test_one_setting_without_an_interval_is_not_said_to_be_all_of_them():
+    known = [row | {"speedup_ci_low": 1.2, "speedup_ci_high": 1.3, "link": "1gbit"} for row in ttft_rows()]
+    unknown = [row | {"speedup_ci_low": "", "speedup_ci_high": "", "link": "loopback"} for row in ttft_rows()]
+    both, alone = three(ttft=known + unknown)[2], three(ttft=unknown)[2]
+    assert both.word == alone.word == TOO_SMALL
+    assert both.why == "no interval was measured in one of these settings at least"
+    assert alone.why == "no interval was measured"
+
+
 def test_a_figure_of_one_rank_or_of_the_simulator_is_no_measured_speed_up():
     one_rank = [row for row in ttft_rows() if row["tp"] == 1]
     simulated = [row | {"source": "simulated"} for row in ttft_rows()]

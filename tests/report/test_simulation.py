@@ -1,6 +1,7 @@
 """The section on simulated times: what it says of Kraken, and the grid that the page carries."""
 
 import json
+import math
 import re
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from krakenlm.report import simulation
 from krakenlm.report.figures import Palette
 from krakenlm.report.tables import read
+
+NAMED = {"1.3b": "1b", "6.7b": "7b"}
 
 
 @pytest.fixture
@@ -30,34 +33,39 @@ def test_kraken_pays_is_the_geometric_mean_over_sizes_that_fit_with_a_split_per_
     assert {row[3].text for row in section.tables[0].rows} == {"1.41\u00d7"}
 
 
-def test_the_papers_grid_is_simulated_beside_the_papers_figure(rows):
-    assert simulation.paper_grid(rows) == []  # none of the paper's machine
-    grid = [row | {"hardware": "a100-40gb"} for row in rows if row["hardware"] == "h100"]
-    # Of 1b at 8 ranks Kraken takes half of standard's time, of 7b as long.
-    grid = [row for row in grid if row["tp"] == "8" and row["degree"] in ("", "8")]
-    # At 4 ranks it takes a quarter of the time of the one, half of the other's.
-    grid += [
+def paper_rows(rows, ranks):
+    """The paper's grid: at 8 ranks Kraken takes half of standard's time of 1.3b, as long of 6.7b, in between of the
+    others; at 4 ranks half of that each."""
+    grid = [row for row in rows if row["hardware"] == "h100" and row["tp"] == "8" and row["degree"] in ("", "8")]
+    small, large = ([row | {"size": size} for row in grid if row["size"] == named] for size, named in NAMED.items())
+    middle = [row | {"speedup_vs_standard": repr(math.sqrt(2))} for row in small]
+    grid = [*small, *large, *(row | {"size": size} for size in ("13b", "65b", "175b") for row in middle)]
+    faster = {"4": 2, "8": 1}
+    return [
         row
-        | {"tp": "4", "degree": row["degree"] and "4"}
-        | {"speedup_vs_standard": str(2 * float(row["speedup_vs_standard"]))}
+        | {"hardware": "a100-40gb", "tp": tp, "degree": row["degree"] and tp}
+        | {"speedup_vs_standard": repr(faster[tp] * float(row["speedup_vs_standard"]))}
+        for tp in ranks
         for row in grid
     ]
-    columns, found, caption = paper_cells(grid)
+
+
+def test_the_papers_grid_is_simulated_beside_the_papers_figure(rows):
+    assert simulation.paper_grid(rows) == []  # none of the paper's machine
+    other = [row | {"size": "7b"} for row in paper_rows(rows, ["8"])[-1:]]  # a size of the user's own
+    columns, found, caption = paper_cells([*paper_rows(rows, ["4", "8"]), *other])
     assert columns == ["4 ranks", "8 ranks", "4 and 8 ranks"]
     assert found["kraken"] == ["2.83\u00d7", "1.41\u00d7", "2.00\u00d7"]
     assert found["kraken (paper)"] == ["", "", "1.36\u00d7"]
-    assert "context 128 and 2,048, sizes 1b, 7b;" in caption
+    assert "context 128 and 2,048, sizes 1.3b, 6.7b, 13b, 65b, 175b;" in caption
     assert "sizes that do not fit on a device count, too" in caption
 
 
-@pytest.mark.parametrize("missing", [{"tp": "4"}, {"context": "2048"}, {"tp": "4", "context": "2048", "size": "7b"}])
+@pytest.mark.parametrize(
+    "missing", [{"tp": "4"}, {"context": "2048"}, {"tp": "4", "context": "2048", "size": "6.7b"}, {"size": "13b"}]
+)
 def test_a_mean_over_the_papers_grid_stands_only_where_all_of_the_grid_was_simulated(rows, missing):
-    grid = [
-        row | {"hardware": "a100-40gb", "tp": tp, "degree": row["degree"] and tp}
-        for row in rows
-        if row["hardware"] == "h100" and row["tp"] == "8" and row["degree"] in ("", "8")
-        for tp in ("4", "8")
-    ]
+    grid = paper_rows(rows, ["4", "8"])
     part = [row for row in grid if any(row[key] != value for key, value in missing.items())]
     columns, found, caption = paper_cells(part)
     assert "8 ranks" in columns

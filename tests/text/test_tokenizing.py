@@ -93,7 +93,7 @@ def test_a_file_that_changes_after_the_corpus_stage_is_refused(made, tmp_path):
 
 
 def test_a_shard_that_the_corpus_does_not_have_is_refused(made, tmp_path):
-    with pytest.raises(InputError, match="--shard: expected 0 to 3, found 4"):
+    with pytest.raises(InputError, match="shard: expected 0 to 3, found 4"):
         tokenizing.tokenize_shard(*made, tmp_path, 4)
 
 

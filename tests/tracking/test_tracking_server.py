@@ -122,6 +122,22 @@ def test_a_server_in_trouble_from_the_start_costs_a_line_and_the_upload_brings_t
     assert losses(server) == [(10, 3.5)]
 
 
+def test_a_run_goes_on_offline_beside_a_process_of_wandbs_that_a_hanging_server_keeps(
+    server, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(tracking, "INIT_SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "TEAR_DOWN_SECONDS", 0.2)
+    server.stall()
+    with open_run(tmp_path, mode="auto") as run:
+        run.log({"train/loss": 3.5}, step=10)
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "W&B could not start online" in err
+    server.recover()
+    upload_all(tmp_path)
+    assert losses(server) == [(10, 3.5)]
+
+
 @pytest.mark.parametrize("trouble", ["fail", pytest.param("stall", marks=pytest.mark.slow)])
 def test_a_server_that_dies_in_the_middle_costs_a_line_and_the_upload_brings_the_rest_later(
     server, tmp_path, monkeypatch, capfd, trouble

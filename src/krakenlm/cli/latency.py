@@ -154,13 +154,15 @@ def timeline(
 @commands.command()
 def advise(
     hardware: Annotated[str, typer.Option(help="Name in config/hardware, or a file.")],
-    params: Annotated[float, typer.Option(help="Parameters of every model, such as 7e9.", min=1)],
+    parameters: Annotated[float, typer.Option("--params", help="Of every model, such as 7e9.", min=1)],
     context: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 2048,
     batch: Annotated[int, typer.Option(min=1)] = 1,
     tp: Annotated[
         list[int] | None, typer.Option(help="Ranks, may be repeated; powers of two within a machine if none.", min=1)
     ] = None,
-    perplexity: Annotated[Path | None, typer.Option(help="results/perplexity.csv, for what quality costs.")] = None,
+    perplexity_csv: Annotated[
+        Path | None, typer.Option("--perplexity", help="results/perplexity.csv, for what quality costs.")
+    ] = None,
     vocab_size: Annotated[int, typer.Option(min=1)] = 50304,
     heads: Annotated[HeadRule, typer.Option(help="What of standard's a Kraken's heads keep.")] = "head_size",
     dtype: Annotated[Dtype, typer.Option()] = "float16",
@@ -173,14 +175,14 @@ def advise(
 
     rows = advice.advise(
         hardware=hardware,
-        parameters=params,
+        parameters=parameters,
         context=context,
         batch=batch,
         tp=tp or [],
         vocab_size=vocab_size,
         heads=heads,
         dtype=dtype,
-        perplexity_csv=perplexity,
+        perplexity_csv=perplexity_csv,
         out_csv=out,
     )
     print("\n".join(advice.lines(rows)))

@@ -27,22 +27,23 @@ def file_to_write(parameter: typer.CallbackParam, path: Path | None) -> Path | N
     Raises:
         InputError: naming the option.
     """
-    if path is not None and path.is_dir():
+    if path is not None and os.path.isdir(path):
         raise InputError(f"{named(parameter)}: expected a file to write, found the folder {path}; name a file")
     return place_to_write(parameter, path)
 
 
 def folder_to_write(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
     """The same for a folder."""
-    if path is not None and path.exists() and not path.is_dir():
+    if path is not None and os.path.exists(path) and not os.path.isdir(path):
         raise InputError(f"{named(parameter)}: expected a folder to write, found the file {path}; name a folder")
     return place_to_write(parameter, path)
 
 
 def place_to_write(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
     if path is not None:
-        above = next(each for each in path.absolute().parents if each.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        # os.path's: pathlib's raise PermissionError in a folder of another user's.
+        above = next(each for each in path.absolute().parents if os.path.exists(each))
+        if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
             raise InputError(
                 f"{named(parameter)}: expected a place to write {path}, found {above}, which is no folder or not to be "
                 "written; name another"

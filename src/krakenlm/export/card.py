@@ -58,7 +58,7 @@ def write_card(
     """
     if weights_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", weights_license):
         raise InputError(
-            f"--license: expected an identifier such as mit or cc-by-4.0, found {weights_license!r}; correct it"
+            f"weights_license: expected an identifier such as mit or cc-by-4.0, found {weights_license!r}; correct it"
         )
     metrics = read_json(model / "metrics.json")
     parts = [

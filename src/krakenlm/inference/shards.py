@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,13 +22,14 @@ from krakenlm.errors import InputError
 from krakenlm.files import read_json, refuse_other_files, write_json, writing_folder
 from krakenlm.models.blocks import INITIAL_STD, LAYER_NORM_EPS, Config, decays
 from krakenlm.models.sizing import ffn_expansion
+from krakenlm.values import Dtype
 
 # Head sizes that both of TensorRT-LLM's attention kernels take: prefill (fmha_supported in kernels/
 # contextFusedMultiHeadAttention/fmhaRunner.cpp) and decode (kernels/decoderMaskedMultiheadAttention.cu).
 HEAD_SIZES = (32, 64, 80, 96, 104, 128, 160, 192, 256)
 
 # What an engine's weights may be.
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = get_args(Dtype)
 
 # The class that TensorRT-LLM builds an engine of; standard is its own, the others are in tensorrt/definitions.py. An
 # architecture that is not written there has shards for the PyTorch engine alone.

@@ -81,7 +81,7 @@ def advise(
         near = [model for model in candidates if off(model, parameters) <= TOLERANCE]
         others += [model for model in candidates if model not in near]
         rows += with_speedups([row_of(model, world, place, context, batch, dtype) for model in near])
-    explain_left_out(others, parameters, bool(rows))
+    explain_left_out(others, parameters, all_are=not rows)
     rows = [row | perplexity_cost(row["architecture"], row["degree"], trained) for row in ranked(rows)]
     return write_table(out_csv, rows, COLUMNS) if out_csv else rows
 
@@ -91,7 +91,7 @@ def off(model: Model, parameters: float) -> float:
     return abs(parameter_count(model.sizes) / parameters - 1)
 
 
-def explain_left_out(others: Sequence[Model], parameters: float, ranked: bool) -> None:
+def explain_left_out(others: Sequence[Model], parameters: float, all_are: bool) -> None:
     """Say which models are left out for their size.
 
     Raises:
@@ -102,9 +102,9 @@ def explain_left_out(others: Sequence[Model], parameters: float, ranked: bool) -
         for model in others
     }
     sizes = ", ".join(f"{name} ({count / 1e9:.3g}B)" for name, count in names.items())
-    if not ranked:
+    if all_are:
         raise InputError(
-            f"--params: expected parameters that whole layers and heads come within {TOLERANCE:.0%} of, found "
+            f"parameters: expected a number that whole layers and heads come within {TOLERANCE:.0%} of, found "
             f"{parameters:g}, for which there are {sizes}; choose others"
         )
     if names:
@@ -247,7 +247,7 @@ def read_perplexities(path: str | Path | None) -> list[dict]:
                 raise InputError(f"{path}: expected a column {missing[0]}, found none; run the perplexity stage again")
             row["parameters"], row["loss"] = float(row["parameters"] or "nan"), float(row["loss"])
     except FileNotFoundError:
-        raise InputError(f"--perplexity: expected a table, found no file {path}; train models first") from None
+        raise InputError(f"perplexity_csv: expected a table, found no file {path}; train models first") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected numbers, found a damaged file ({error}); make it again") from None
     return rows

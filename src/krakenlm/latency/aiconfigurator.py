@@ -55,7 +55,7 @@ class Source:
         if self.file is None:
             known = sorted({path.stem for folder in folders for path in folder.parent.glob("*.yaml")})
             raise InputError(
-                f"--system: expected one of those in {clone} ({', '.join(known) or 'none: no clone of aiconfigurator'})"
+                f"system: expected one of those in {clone} ({', '.join(known) or 'none: no clone of aiconfigurator'})"
                 f", found {system!r}; choose one"
             )
         self.system, self.version = system, version

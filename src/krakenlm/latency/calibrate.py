@@ -93,9 +93,9 @@ def measure_over(link: str, ranks: int, threads: int, dtype: str) -> dict:
         with network(link, ranks) as joined:
             found = run_ranks("krakenlm.latency.calibrate:measure", arguments, ranks, threads, joined)
     except LinkError as error:
-        raise InputError(f"--link: expected one that can be had here, found {link} ({error}); use loopback") from None
+        raise InputError(f"link: expected one that can be had here, found {link} ({error}); use loopback") from None
     if off_its_label(link, found["link_gbit"]):
-        raise InputError(f"--link: expected {link}, found {found['link_gbit']:.2f} Gbit/s; try a quieter machine")
+        raise InputError(f"link: expected {link}, found {found['link_gbit']:.2f} Gbit/s; try a quieter machine")
     return found
 
 

@@ -91,7 +91,7 @@ def measure_ttft(
             no link has rows, or `most_runs` are fewer than `runs`.
     """
     if most_runs < runs:
-        raise InputError(f"most_runs: expected at least runs ({runs}), found {most_runs}; raise it")
+        raise InputError(f"settings: most_runs: expected at least runs ({runs}), found {most_runs}; raise it")
     refuse_missing_ranks("tp", tp, threads, torch.cuda.device_count())
     shape = {"n_layer": n_layer, "vocab_size": vocab_size, "block_size": max(contexts)}
     # Chunks hide communication: one rank has none.

@@ -8,13 +8,15 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from krakenlm.errors import InputError
+from krakenlm.values import HeadRule
 
 STANDARD_FFN_EXPANSION, KRAKEN_FFN_EXPANSION = 4, 2
 FLOAT32 = 4  # bytes
 HEADS_AT_ONCE = 8  # a multiple of so many heads has a model whose shape is chosen here for the usual ranks
-HEAD_RULES = ("head_size", "head_count")  # of a Kraken that matches a standard model (see kraken_width)
+HEAD_RULES = get_args(HeadRule)  # of a Kraken that matches a standard model (see kraken_width)
 # The shapes that the paper times, as standard models: GPT-3's (arXiv 2005.14165, table 2.1; its 1.3B has 24 heads of
 # 128 there, which do not make 2048: 16 do) and LLaMA's of 65B (arXiv 2302.13971, table 2). The paper's own table is not
 # available, so these are assumed.
@@ -232,7 +234,7 @@ def standard_shape(parameters: float, vocab_size: int, block_size: int, ranks: S
     one, two = (parameter_count({**given, "width": width, "n_layer": layers}) for layers in (1, 2))
     if parameters < one:
         raise InputError(
-            f"--params: expected at least {one:,}, one layer of width {width} ({width // head_size} heads, which "
+            f"parameters: expected at least {one:,}, one layer of width {width} ({width // head_size} heads, which "
             f"divide over the ranks) with a vocabulary of {vocab_size}, found {parameters:g}; choose more"
         )
     n_layer = 1 + round((parameters - one) / (two - one))

@@ -178,13 +178,17 @@ def first_token(rows: Sequence[Row]) -> Claim:
         for estimate, rows in zip(estimates, settings, strict=True)
     )
     word = word_of(estimates)
-    unknown = any(estimate.low is None for estimate in estimates)
+    unknown = [estimate.low is None for estimate in estimates]
     why = {
         AGREES: "faster, too; by how much depends on the machine and its link",
         DIFFERS: "slower on this machine and link"
         if len(settings) == 1
         else "slower in one of these settings at least",
-        TOO_SMALL: "no interval was measured" if unknown else "an interval holds both faster and slower",
+        TOO_SMALL: "no interval was measured"
+        if all(unknown)
+        else "no interval was measured in one of these settings at least"
+        if any(unknown)
+        else "an interval holds both faster and slower",
     }
     return Claim(title, theirs, ours, word, why[word], section)
 

@@ -49,7 +49,7 @@ def samples(
     """
     store, tokenizer = TokenStore(tokens_dir), load_tokenizer(tokenizer_json)
     if split not in SPLITS:
-        raise InputError(f"--split: expected one of {', '.join(SPLITS)}, found {split!r}; choose one")
+        raise InputError(f"split: expected one of {', '.join(SPLITS)}, found {split!r}; choose one")
     if tokenizer.get_vocab_size() != store.manifest["vocabulary"]:
         raise InputError(
             f"{tokenizer_json}: expected the tokenizer that made {tokens_dir}, of {store.manifest['vocabulary']} "

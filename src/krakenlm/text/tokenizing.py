@@ -189,7 +189,7 @@ def tokenize_shard(
     """
     corpus, encoder, directory = Corpus(corpus_dir), Encoder(tokenizer_json, threads), Path(directory)
     if not 0 <= shard < corpus.shards:
-        raise InputError(f"--shard: expected 0 to {corpus.shards - 1}, found {shard}; choose one")
+        raise InputError(f"shard: expected 0 to {corpus.shards - 1}, found {shard}; choose one")
     tokens = documents = 0
     progress = Progress(f"tokens, shard {shard}", corpus.count(shard), "documents")
     ids, ends = directory / f"{shard:05d}.bin", directory / f"{shard:05d}.ends"

@@ -23,7 +23,7 @@ MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"
 SERVICE_SECONDS = 60.0
 INIT_SECONDS = 15.0
-# W&B's own process ends no sooner than what it waits for on a server that hangs.
+# W&B's own process ends no sooner than what it waits for on a server that hangs; it is waited for so long.
 TEAR_DOWN_SECONDS = 15.0
 LINK_SECONDS = 15.0
 FINISH_SECONDS = 60.0
@@ -131,7 +131,7 @@ class Run:
                 with contextlib.suppress(TimeoutError):  # what does not arrive now is on the disk
                     self.wandb_run.finish()
             # W&B's own process still has the run's id.
-            within(TEAR_DOWN_SECONDS, tear_down)
+            start_anew()
             self.init("offline")
 
         return self.attempt("go on offline", reopen)
@@ -345,10 +345,12 @@ def set_up(directory: Path) -> None:
     wandb.setup(settings=wandb.Settings(silent=True))
 
 
-def tear_down() -> None:
+def start_anew() -> None:
+    """Start another process of W&B's in the place of the one there is."""
     import wandb
 
-    wandb.teardown()
+    with contextlib.suppress(TimeoutError):  # it ends later, by itself
+        within(TEAR_DOWN_SECONDS, wandb.teardown)
     wandb.setup(settings=wandb.Settings(silent=True))
 
 

@@ -41,7 +41,7 @@ def starts(seed: int, step: int, batch_sequences: int, choices: int) -> np.ndarr
     not). The modulo's bias is below choices / 2^64.
     """
     raw = STREAMS.draw(seed, step, batch_sequences)
-    return (raw % choices).view(np.int64)
+    return (raw % np.uint64(choices)).view(np.int64)
 
 
 def permuted_starts(seed: int, step: int, batch_sequences: int, length: int, block_size: int) -> np.ndarray:
