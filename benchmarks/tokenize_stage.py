@@ -53,8 +53,10 @@ def run(*arguments: object) -> int:
     return usage.ru_maxrss * 1024
 
 
-def stage(folder: Path, cores: int, shards: int) -> tuple[float, int]:
-    """(seconds of the whole stage, bytes of memory that its processes of one time have together at most)."""
+def stage(folder: Path, cores: int, shards: int) -> tuple[float, list[int]]:
+    """(seconds of the whole stage; bytes of memory that its processes of one time have together at most: those of the
+    corpus stage, as many shards as there are cores, the tokens stage).
+    """
     settings = {"source": "files", "files": [str(folder / "text.jsonl")], "column": "text", "document": "line"}
     settings |= {"seed": 0, "validation_share": 0.001}
     corpus, tokens, tokenizer = folder / "corpus", folder / "tokens", folder / "tokenizer.json"
@@ -67,7 +69,7 @@ def stage(folder: Path, cores: int, shards: int) -> tuple[float, int]:
         at_once = sorted(pool.map(lambda shard: run(*common, 1, "--shard", shard), range(shards)))
     peaks.append(sum(at_once[-cores:]))
     peaks.append(run(*common, cores))
-    return time.perf_counter() - begin, max(peaks)
+    return time.perf_counter() - begin, peaks
 
 
 def meet(barrier: object) -> None:
@@ -120,17 +122,19 @@ def main() -> None:
         tokenizer = options.gpt2 or "trained, 32,000"
         print(f"{megabytes:.0f} MB, {options.cores} cores, {shards} shards, tokenizer {tokenizer}")
         if options.stage_only:
-            whole, peak = stage(folder, options.cores, shards)
-            print(f"stage {megabytes / whole:.2f} MB/s, peak {peak / 1e6:.0f} MB")
+            whole, peaks = stage(folder, options.cores, shards)
+            parts = zip(("corpus", "shards", "tokens"), peaks, strict=True)
+            described = ", ".join(f"{name} {peak / 1e6:.0f} MB" for name, peak in parts)
+            print(f"stage {megabytes / whole:.2f} MB/s, peaks of memory: {described}")
             return
         shares = []
         print(f"{'round':>5}{'bare MB/s':>12}{'stage MB/s':>12}{'share':>8}{'peak MB':>9}")
         for number in range(options.rounds):
             alone = bare_seconds(folder, options.cores)
-            whole, peak = stage(folder, options.cores, shards)
+            whole, peaks = stage(folder, options.cores, shards)
             shares.append(alone / whole)
             rates = f"{megabytes / alone:12.2f}{megabytes / whole:12.2f}"
-            print(f"{number:5}{rates}{shares[-1]:8.3f}{peak / 1e6:9.0f}", flush=True)
+            print(f"{number:5}{rates}{shares[-1]:8.3f}{max(peaks) / 1e6:9.0f}", flush=True)
         print(f"median share {statistics.median(shares):.3f}")
 
 

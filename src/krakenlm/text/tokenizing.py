@@ -57,10 +57,9 @@ def tokenize(
         if not is_made(corpus, shard, tokenizer_json, shards):
             tokenize_shard(corpus_dir, tokenizer_json, shards, shard, threads)
     manifest = describe(corpus, Encoder(tokenizer_json))
-    parts = Shards(shards, corpus.shards, LITTLE_ENDIAN[manifest["dtype"]])
     for split in SPLITS:
         path = Path(out_dir) / f"{split}.bin"
-        with writing(path) as temporary:
+        with writing(path) as temporary, Shards(shards, corpus.shards, manifest["dtype"]) as parts:
             placed = place(parts, corpus.order(split), temporary)
         # What was computed and what the disk now holds are two things.
         if checksum(path) != placed["sha256"]:
@@ -126,15 +125,15 @@ def read_through(path: Path, dtype: np.dtype, encoder: Encoder, sizes: np.ndarra
     if not path.is_file() or path.stat().st_size == 0 or path.stat().st_size % dtype.itemsize:
         found = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
         raise InputError(f"{path}: expected {dtype.name} tokens, found {found}; correct text.folder")
-    ids_P, counts, lengths, open_length, documents = np.memmap(path, dtype, "r"), 0, Lengths(), 0, 0
-    for start in range(0, len(ids_P), CHECKED_AT_ONCE):
-        some_P = np.asarray(ids_P[start : start + CHECKED_AT_ONCE])
+    counts, lengths, tokens, open_length, documents = 0, Lengths(), 0, 0, 0
+    for some_P in blocks(path, dtype):
         if some_P.max() >= encoder.vocabulary:
-            place = start + int(np.argmax(some_P >= encoder.vocabulary))
+            place = int(np.argmax(some_P >= encoder.vocabulary))
             raise InputError(
-                f"{path}: expected ids below {encoder.vocabulary}, the tokenizer's size, found {ids_P[place]} at "
-                f"{place}; set text.tokenizer to the one that made the file"
+                f"{path}: expected ids below {encoder.vocabulary}, the tokenizer's size, found {some_P[place]} at "
+                f"{tokens + place}; set text.tokenizer to the one that made the file"
             )
+        tokens += len(some_P)
         counts = counts + np.bincount(some_P, minlength=encoder.vocabulary)
         ends = np.flatnonzero(some_P == encoder.end)
         length_U = np.diff(ends, prepend=-1 - open_length)
@@ -142,12 +141,19 @@ def read_through(path: Path, dtype: np.dtype, encoder: Encoder, sizes: np.ndarra
         lengths.add(length_U)
         documents += len(ends)
     return {
-        "tokens": len(ids_P),
+        "tokens": tokens,
         "documents": documents,
         "lengths": lengths.summary(),
         "sha256": checksum(path),
         "bytes": int((counts * sizes).sum()),
     }
+
+
+def blocks(path: Path, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The ids of a file, CHECKED_AT_ONCE at a time. Read and not mapped: a process keeps mapped pages as its memory."""
+    with open(path, "rb") as file:
+        while len(some_P := np.fromfile(file, dtype, CHECKED_AT_ONCE)):
+            yield some_P
 
 
 @contextlib.contextmanager
@@ -224,16 +230,26 @@ def batches(documents: Iterable[str]) -> Iterator[list[str]]:
         yield held
 
 
-class Shards:
-    """All shards of a folder as one row of documents, mapped into memory."""
+class Shards(contextlib.ExitStack):
+    """All shards of a folder as one row of documents.
 
-    def __init__(self, directory: Path, count: int, dtype: np.dtype) -> None:
-        self.ids = [mapped(directory / f"{shard:05d}.bin", dtype) for shard in range(count)]
-        self.ends = [mapped(directory / f"{shard:05d}.ends", np.dtype("<u8")) for shard in range(count)]
+    Their ids are read, not mapped: a process keeps mapped pages as its memory, and in the end would have all of them.
+    """
+
+    def __init__(self, directory: Path, count: int, dtype: str) -> None:
+        super().__init__()
+        self.dtype = LITTLE_ENDIAN[dtype]
+        names = [directory / f"{shard:05d}" for shard in range(count)]
+        self.ids = [self.enter_context(open(f"{name}.bin", "rb")) for name in names]  # noqa: SIM115 - they stay open
+        self.ends = [np.fromfile(f"{name}.ends", "<u8") for name in names]
         self.first = np.concatenate([[0], np.cumsum([len(ends) for ends in self.ends])])
 
-    def documents(self, places: np.ndarray) -> Iterator[np.ndarray]:
-        """The ids of the documents at `places`."""
+    def documents(self, places: np.ndarray) -> Iterator[bytes]:
+        """The ids of the documents at `places`, as they stand in their shards.
+
+        Raises:
+            InputError: a shard has become shorter.
+        """
         shards = np.searchsorted(self.first, places, side="right") - 1
         starts, stops = np.zeros(len(places), np.int64), np.empty(len(places), np.int64)
         for shard in np.unique(shards):
@@ -242,12 +258,17 @@ class Shards:
             stops[chosen] = self.ends[shard][local]
             later = local > 0
             starts[chosen[later]] = self.ends[shard][local[later] - 1]
-        for shard, start, stop in zip(shards.tolist(), starts.tolist(), stops.tolist(), strict=True):
-            yield self.ids[shard][start:stop]
-
-
-def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+        sizes = self.dtype.itemsize * (stops - starts)
+        starts *= self.dtype.itemsize
+        for shard, start, size in zip(shards.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+            file = self.ids[shard]
+            file.seek(start)
+            content = file.read(size)
+            if len(content) != size:
+                raise InputError(
+                    f"{file.name}: expected {size} bytes from byte {start}, found {len(content)}; run the stage again"
+                )
+            yield content
 
 
 def place(shards: Shards, order: np.ndarray, path: Path) -> dict:
@@ -257,11 +278,10 @@ def place(shards: Shards, order: np.ndarray, path: Path) -> dict:
     with open(path, "wb", buffering=1 << 20) as file:
         for start in range(0, len(order), PLACED_AT_ONCE):
             length_U = []
-            for ids_T in shards.documents(order[start : start + PLACED_AT_ONCE]):
-                content = ids_T.data
+            for content in shards.documents(order[start : start + PLACED_AT_ONCE]):
                 file.write(content)
                 digest.update(content)
-                length_U.append(len(ids_T))
+                length_U.append(len(content) // shards.dtype.itemsize)
             lengths.add(np.array(length_U))
             tokens += sum(length_U)
             progress.add(len(length_U))
