@@ -28,8 +28,9 @@ def section(rows: Sequence[Row]) -> Section:
     name, title = "breakdown", "Where the time goes"
     if not rows:
         return Section(name, title, ["No prefill was profiled in this run."])
+    runs = span([row["runs"] for row in rows])
     lead = [
-        f"Prefills under torch.profiler on the first rank, {span([row['runs'] for row in rows])} runs each, none of "
+        f"Prefills under torch.profiler on the first rank, {runs} {'run' if runs == '1' else 'runs'} each, none of "
         "them a timed one: the profiler takes time, so these are shares more than durations. The parts of a bar add up "
         "to the whole; AllReduces that run under compute (hidden) cost nothing and stand in the table alone.",
     ]

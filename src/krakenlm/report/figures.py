@@ -216,12 +216,13 @@ def dots_by_size(values: Values, palette: Palette, title: str) -> dict:
 
 
 def is_crowded(value: Mapping, values: Values) -> bool:
-    """Whether the next dot to the right stands where this one's name would: then it goes to the left."""
+    """Whether the next dot to the right, or its interval, stands where this one's name would: then it goes left."""
     wide = max(v["parameters"] for v in values) - min(v["parameters"] for v in values)
     ends = [end for v in values for end in (v["value"], v["low"], v["high"]) if end is not None]
+    line = 0.08 * (max(ends) - min(ends))  # that a name is high; it is about half as wide as all dots
     return any(
-        0 < other["parameters"] - value["parameters"] < 0.2 * wide
-        and abs(other["value"] - value["value"]) < 0.08 * (max(ends) - min(ends))
+        0 < other["parameters"] - value["parameters"] < 0.45 * wide
+        and (other["low"] or other["value"]) - line < value["value"] < (other["high"] or other["value"]) + line
         for other in values
     )
 
@@ -296,7 +297,7 @@ def curves(values: Values, palette: Palette, title: str, marks: Values = (), poi
 def ends(values: Values, marks: Values) -> tuple[float, float]:
     """A little below the least and above the greatest of values and marks."""
     found = [value["value"] for value in (*values, *marks)]
-    return min(found) / 1.15, max(found) * 1.03
+    return min(found) / 1.22, max(found) * 1.03
 
 
 def thinned(points: Values) -> tuple[list[dict], int]:
