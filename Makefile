@@ -9,6 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 ACTIVATE := . $(VENV)/bin/activate
+# A process per core; the tests of a file share what is made for them.
+SIDE_BY_SIDE := -n auto --dist loadfile
 
 .PHONY: reproduce test test-all test-slurm lint docs lock install
 
@@ -16,10 +18,10 @@ reproduce: install
 	$(ACTIVATE) && snakemake
 
 test: install
-	$(ACTIVATE) && python -m pytest
+	$(ACTIVATE) && python -m pytest $(SIDE_BY_SIDE)
 
 test-all: install
-	$(ACTIVATE) && python -m pytest -m "slow or not slow"
+	$(ACTIVATE) && python -m pytest $(SIDE_BY_SIDE) -m "slow or not slow"
 
 test-slurm: install
 	@test "$$(id -u)" = 0 || { echo "make: expected root, which installs and starts SLURM, found $$(id -un)" >&2; exit 2; }

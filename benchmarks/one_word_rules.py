@@ -12,7 +12,7 @@ from krakenlm.text.embedded import HELD_OUT_COUPLES
 from krakenlm.text.formats import FORMATS
 from krakenlm.text.world import Draws
 
-TASK_SEED, EXAMPLES, OTHER_SEED, TRAINING_ROWS = 1, 400, 2, 2000
+TASK_SEED, EXAMPLES, OTHER_SEED, TRAINING_ROWS = 1, 300, 2, 2000
 
 
 def rows(name: str, seed: int, count: int) -> list[tuple[set[str], int]]:

@@ -98,7 +98,7 @@ def test_names_on_the_hub_are_told_from_paths_that_lead_nowhere(tmp_path, monkey
     (tmp_path / "models").mkdir()
     for name in ("gpt2", "gpt2-xl", "gpt2@main", "openai-community/gpt2", "EleutherAI/gpt-neo@abc"):
         assert config.is_hub_name(name), name
-    for name in ("nowhere", "./gpt2", "/tmp/gpt2", "~/gpt2", "models/gpt2", "a/b/c", "tokenizer.json"):
+    for name in ("nowhere", "./gpt2", "/no/gpt2", "~/no/gpt2", "models/gpt2", "a/b/c", "tokenizer.json"):
         assert not config.is_hub_name(name), name
 
 
@@ -107,7 +107,15 @@ def test_only_what_looks_like_a_path_is_no_tokenizer_of_the_hub(tmp_path, monkey
     (tmp_path / "google").mkdir()
     for name in ("t5-small", "google/byt5-small", "Qwen/Qwen2.5-0.5B", "gpt2"):
         check_text({"source": "embedded", "words": 9, "tokenizer": name})
-    for name in ("./gpt2", "/tmp/gpt2", "~/gpt2", "a/b/c", "tokenizer.json", "google/tokenizer.json", "nowhere/"):
+    for name in (
+        "./gpt2",
+        "/nowhere/gpt2",
+        "~/nowhere/gpt2",
+        "a/b/c",
+        "tokenizer.json",
+        "google/tokenizer.json",
+        "nowhere/",
+    ):
         with pytest.raises(InputError, match=rf"^text.tokenizer: expected gpt2, a path .* found {name}; correct it"):
             check_text({"source": "embedded", "words": 9, "tokenizer": name})
 

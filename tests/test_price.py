@@ -205,8 +205,8 @@ def test_on_cpus_evaluations_and_timings_are_priced_by_their_forward_passes():
     assert timed.wall_hours == pytest.approx(4 * 8 / 3600 + flops / 45e9 / 3600)
     assert timed.alone
     assert timed.gpu_hours == evaluated.gpu_hours == 0
-    # 8 formats of 400 examples, a window each; 5% of 600,000 words of six bytes, and the authors' windows.
-    tokens = 8 * 400 * 128 + 0.05 * 600_000 * 6 / 4.6 + tiny["evaluation"]["authors_windows"] * 128
+    # 8 formats of 300 examples, a window each; 5% of 600,000 words of six bytes, and the authors' windows.
+    tokens = 8 * 300 * 128 + 0.05 * 600_000 * 6 / 4.6 + tiny["evaluation"]["authors_windows"] * 128
     flops = sum(tokens * price.forward_flops_per_token(price.sized(tiny, model), 128) for model in tiny["models"])
     assert evaluated.core_hours == pytest.approx(5 * 2 * 8 / 3600 + flops / 45e9 / 3600)
 

@@ -58,9 +58,8 @@ class Defaults:
 
     def of(self, key: str) -> str:
         """Default of a dotted key, by scale where they differ; empty where there is none. Of shapes the names."""
-        if (value := at(self.common, key)) is not None:
-            return shown(value)
-        found = {name: at(scale, key) for name, scale in self.scales.items()}
+        common = at(self.common, key)
+        found = {name: common if (value := at(scale, key)) is None else value for name, scale in self.scales.items()}
         by_value: dict[str, list[str]] = {}
         for name, value in found.items():
             if value is not None:

@@ -48,6 +48,8 @@ BREAKDOWN_COLUMNS = [
     "architecture", "size", "degree", "tp", "context", "batch", "engine", "device", "link", "runs", "prefill_ms",
     *(f"{part}_ms" for part in PARTS), "source", "layers_measured", "dtype", "threads", "seed", "scale", "run",
 ]  # fmt: skip
+# What ranks measure at each context.
+OF_CONTEXT = ("milliseconds", "per_token", "machine", "parts")
 # Rows that are another way to run an architecture: the same weights, the prompt in so many chunks.
 CHUNKS = {"standard-chunked": 2}
 
@@ -212,12 +214,12 @@ def time_over(link: str, settings: dict, tp: int, threads: int) -> dict | None:
             arguments = settings | {"link": link}
             progress = Progress(f"ttft over {link}", len(settings["contexts"]), "contexts")
             parts = stream_ranks("krakenlm.latency.ttft:time_on_rank", arguments, tp, threads, ranks_network)
-            of_context = ("milliseconds", "per_token", "parts", "machine")
-            times = next(parts) | {key: {} for key in of_context}
+            times = next(parts) | {key: {} for key in OF_CONTEXT}
             for part in parts:
-                for key in of_context:
-                    times[key][str(part["context"])] = part[key]
-                progress.add(1)
+                context = str(part.pop("context"))
+                for key, found in part.items():
+                    times[key][context] = found
+                progress.add(int("milliseconds" in part))
     except LinkError as error:
         print(f"ttft: no rows for link {link}: {error}", file=sys.stderr)
         return None
@@ -274,8 +276,8 @@ def time_on_rank(
     dtype: str,
     seed: int,
 ) -> Iterator[dict]:
-    """Body of one rank: what the link gave, then for each context, by model, milliseconds of each run's first token
-    and of one more token, and the parts of the profiled runs.
+    """Body of one rank: what the link gave; for each context, by model, milliseconds of each run's first token and of
+    one more token; then for each context the parts of the profiled runs.
     """
     name = "none" if comm.world == 1 else "NCCL" if device.startswith("cuda") else f"gloo over {link}"
     link_gbit = settle(link, comm, device)
@@ -299,33 +301,29 @@ def time_on_rank(
         done = standard is None or statistics.precise(full[standard], full, precision)
         return len(taken[0]) >= most_runs or (len(taken[0]) >= runs and done)
 
-    for context in contexts:
+    def requests(context: int, recorded: bool) -> list[Request]:
         generator = torch.Generator().manual_seed(seed)
         prompts_BT = torch.randint(timed[0]["sizes"]["vocab_size"], (batch, context), generator=generator)
-        requests = [Request(module, prompts_BT, comm, device) for module in modules]
+        return [Request(module, prompts_BT, comm, device, recorded) for module in modules]
+
+    # Caches and graphs of one context at a time: that is what `layers_timed` counts.
+    for context in contexts:
+        asked = requests(context, recorded=device.startswith("cuda"))
         watch = statistics.Watch()
-        firsts = interleave([each.first_token for each in requests], comm, device, warmup, enough)
+        firsts = interleave([each.first_token for each in asked], comm, device, warmup, enough)
         state = watch.stop(comm, device) | {"cuda_graph": device.startswith("cuda")}
-        ready = [each.step_back for each in requests]
-        steps = [each.next_token for each in requests]
+        ready, steps = [each.step_back for each in asked], [each.next_token for each in asked]
         seconds = interleave(steps, comm, device, warmup, lambda taken: len(taken[0]) >= runs, ready)
-        if device.startswith("cuda"):  # the timed runs were a graph's: these are the first of single operations
-            for each in requests:
-                each.prefill(comm)
-        start_profiler(device)
-        found = [profiled(each.prefill, each.module, comm, device, profiled_runs) for each in requests]
+        yield {"context": context, "milliseconds": whole(firsts), "per_token": whole(seconds), "machine": state}
+        del asked, ready, steps
+    # Only now, so that nothing is timed in a process that has profiled.
+    start_profiler(device)
+    for context in contexts:
+        found = [each.parts(profiled_runs) for each in requests(context, recorded=False)]
         if layers < n_layer:
             halves = zip(found[: len(timed)], found[len(timed) :], strict=True)
             found = [deepened(deep, few, layers, n_layer) for deep, few in halves]
-        yield {
-            "context": context,
-            "milliseconds": whole(firsts),
-            "per_token": whole(seconds),
-            "parts": found,
-            "machine": state,
-        }
-        # Caches and graphs of one context at a time: that is what `layers_timed` counts.
-        del requests, ready, steps
+        yield {"context": context, "parts": found}
 
 
 def random_modules(
@@ -346,16 +344,19 @@ def random_modules(
 
 
 class Request:
-    """Prompts of one length for one model: what is timed, and what is profiled."""
+    """Prompts of one length for one model: what is timed, and what is profiled.
 
-    def __init__(self, module: torch.nn.Module, prompts_BT: torch.Tensor, comm: Collectives, device: str) -> None:
+    Args:
+        recorded: capture the prefill as a CUDA graph, which `first_token` then replays.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, prompts_BT: torch.Tensor, comm: Collectives, device: str, recorded: bool
+    ) -> None:
         self.module, self.prompts_BT, self.comm, self.device = module, prompts_BT, comm, device
         self.cache = Cache(module, *prompts_BT.shape)
         self.last_B1 = prompts_BT[:, -1:].to(device)
-        # Captured once, before the first run; on a CPU there is nothing to capture.
-        self.recorded = None
-        if device.startswith("cuda"):
-            self.recorded = RecordedPrefill(module, *prompts_BT.shape, comm, self.cache)
+        self.recorded = RecordedPrefill(module, *prompts_BT.shape, comm, self.cache) if recorded else None
 
     def first_token(self) -> list[int]:
         """Prompts on the host to the first token of each on the host."""
@@ -366,6 +367,12 @@ class Request:
     def prefill(self, comm: Collectives) -> list[int]:
         """The same, operation by operation."""
         return next(generate(self.module, self.prompts_BT.to(self.device), 1, comm, self.cache)).tolist()
+
+    def parts(self, runs: int) -> dict[str, float]:
+        """Milliseconds of a prefill by what they go to, mean of so many profiled runs."""
+        if self.device.startswith("cuda"):  # the first of single operations loads kernels
+            self.prefill(self.comm)
+        return profiled(self.prefill, self.module, self.comm, self.device, runs)
 
     def step_back(self) -> None:
         """Forget the last token of each prompt."""
