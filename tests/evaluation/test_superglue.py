@@ -1,5 +1,6 @@
 import json
 
+import datasets
 import lm_eval.utils
 import pandas
 import pytest
@@ -209,3 +210,27 @@ def test_a_missing_task_is_named(tasks):
     (tasks / "rte.jsonl").unlink()
     with pytest.raises(InputError, match=r"rte\.jsonl: expected examples of rte, found no file"):
         superglue.load_tasks(tasks)
+
+
+def test_the_hubs_copy_is_taken_at_its_revision_and_scored_as_local_tasks_are(tasks, tmp_path, monkeypatch):
+    asked = {}
+
+    def load_dataset(path, name, **settings):
+        asked[name] = path, settings["revision"]
+        key = name.removesuffix(".fixed")
+        return datasets.DatasetDict(superglue.local_rows(str(tasks / f"{key}.jsonl"), key))
+
+    monkeypatch.setattr(superglue, "KrakenLM", Knowing)
+    expected = run(tmp_path / "model", tasks, tmp_path / "local.csv")
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found = run(tmp_path / "model", None, tmp_path / "hub.csv")
+    names = {"boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc.fixed"}
+    assert asked == dict.fromkeys(names, (superglue.HUB, superglue.HUB_REVISION))
+    assert {row["data"] for row in found} == {"aps/super_glue@3de24cf"}
+    assert [row | {"data": ""} for row in found] == [row | {"data": ""} for row in expected]
+
+
+def test_without_a_network_the_hubs_copy_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"^evaluation\.superglue: expected aps/super_glue from the hub, could not"):
+        superglue.load_tasks(None)
