@@ -1,5 +1,7 @@
 """Whether a run may start: its price (krakenlm.price) within the budget, its disk, its devices and links there."""
 
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -19,6 +21,15 @@ DRY_RUN = re.compile(r"--dry-?run|(-[DFSafklpt]*)n(.*)")
 def is_dry_run(command: list[str]) -> bool:
     """Whether the command has -n or --dry-run; Snakemake itself knows only after it has parsed the Snakefile."""
     return any(DRY_RUN.fullmatch(word) for word in command[1:])
+
+
+def executor(command: list[str]) -> str:
+    """The executor that the command or its profile names; in a dry run Snakemake itself has another in its place."""
+    from snakemake.cli import parse_args
+
+    with contextlib.redirect_stderr(io.StringIO()):  # it says again which profile it reads
+        _, arguments = parse_args(command[1:])
+    return arguments.executor or "local"
 
 
 def refuse_over_budget(costs: Sequence[Cost], devices: Devices, config: Mapping, command: list[str]) -> None:

@@ -79,6 +79,7 @@ def by_hand(tmp_path, tmp_path_factory, monkeypatch, capfd):
         (("generate", "nowhere", "Ann"), "nowhere: expected a model folder, found none"),
         (("shard", "nowhere", "--tp", "2", "--out", "shards"), "nowhere: expected a model folder, found none"),
         (("import", "authors", ".", "model"), ".: expected a checkpoint, found none to read (Is a directory)"),
+        (("plan",), "config/config.yaml: expected in the working directory, found none; start in the folder of the"),
         (("import", "model", ".", "model"), "config.json: expected a JSON file, found none"),
     ],
 )

@@ -236,3 +236,18 @@ def test_weights_come_with_their_own_tokenizer_and_refuse_another(tmp_path):
     import_model(tmp_path / "model", tmp_path / "again", same)
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
+def test_what_is_known_of_a_models_training_comes_with_it(tmp_path):
+    gpt2_folder(tmp_path / "hf")
+    import_gpt2(str(tmp_path / "hf"), tmp_path / "model")
+    path = tmp_path / "model" / "metrics.json"
+    known = {"seed": 3, "steps": 9, "tokens_seen": 4096, "recipe": {"steps": 9}, "tokens": {"data": "stories"}}
+    path.write_text(json.dumps(known | {"curve": [{"step": 0}], "timings": {"seconds": 5.0}}))
+    import_model(tmp_path / "model", tmp_path / "again")
+    found = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert found.items() >= known.items()
+    assert (found["source"], found["curve"], found["timings"]) == ("the model folder model", [], {"seconds": 0.0})
+    path.unlink()
+    import_model(tmp_path / "model", tmp_path / "once-more")
+    assert json.loads((tmp_path / "once-more" / "metrics.json").read_text())["seed"] == ""

@@ -1,5 +1,6 @@
 """What a plain `snakemake` says before it starts anything: price, scale, and one line for each mistake."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from krakenlm import files
 
 ROOT = Path(__file__).parents[2]
+# What a stage writes, and its log, in its shell line.
+WRITTEN = re.compile(r"--out (\S+).* > (\S+) 2>&1")
 
 
 def started(checkout):
@@ -71,12 +74,30 @@ def test_a_dry_run_of_a_target_prices_its_jobs_alone_and_says_whether_the_budget
     assert "to accept it: snakemake --config 'budget={gpu_hours:" in whole.stdout.replace(" scale=paper", "")
 
 
+def test_a_dry_run_for_a_cluster_looks_at_no_device_of_the_machine_where_it_is_called(checkout):
+    setting = ["--workflow-profile", "profiles/slurm", "--config", "scale=paper"]
+    run = checkout.snakemake("--dry-run", "results/ttft.csv", *setting)
+    assert run.returncode == 0, run.stdout
+    assert run.stdout.endswith("krakenlm: this run is within the budget and the free disk\n")
+
+
 def test_a_dry_run_that_no_price_can_be_told_of_says_so_in_one_line(checkout):
     setting = ["scale=single-gpu", "training={precision: 32-true}", "budget={hardware: h100}"]
     run = checkout.snakemake("--dry-run", "results/ttft.csv", "--config", *setting, PATH=checkout.claim_gpus(1))
     last = run.stdout.splitlines()[-1]
     assert last.startswith("krakenlm: this run would not start: dtype: expected one that h100 has a peak for")
     assert "Traceback" not in run.stdout
+
+
+def test_a_log_is_of_one_output_whatever_the_configuration(checkout):
+    first, second = (
+        {log: out for out, log in WRITTEN.findall(checkout.miniature("--dry-run", "-p", *settings).stdout)}
+        for settings in ([], ["--config", "engines={runs: 3}", "seeds=[5]", "evaluation={superglue: {examples: 5}}"])
+    )
+    assert {out for out in second.values() if out not in first.values()}
+    assert first.keys() & second.keys()
+    for log in first.keys() & second.keys():
+        assert first[log] == second[log], log
 
 
 def test_a_model_from_elsewhere_is_read_and_not_trained(checkout):

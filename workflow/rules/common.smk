@@ -18,8 +18,12 @@ from krakenlm.models import ARCHITECTURES
 from krakenlm.tracking import folders
 
 # Snakemake learns its executor only after it has read this file. A local one always has a number of cores; a cluster's
-# profile has none, and its jobs know themselves as such.
-ON_CLUSTER = workflow.remote_exec or workflow.resource_settings.cores is None
+# profile has none, but in a dry run, and its jobs know themselves as such.
+ON_CLUSTER = (
+    workflow.remote_exec
+    or workflow.resource_settings.cores is None
+    or (plan.is_dry_run(sys.argv) and plan.executor(sys.argv) != "local")
+)
 
 
 def find_scale(wanted):
@@ -103,7 +107,12 @@ def after_dry_run():
         announce(f"this run would not start: {error}")
     if not refusals:
         # No more than was checked: somebody else may be at work here when it starts.
-        announce("this run is within the budget, the free disk and the devices here")
+        checked = (
+            "the budget and the free disk"
+            if ON_CLUSTER
+            else "the budget, the free disk and the devices here"
+        )
+        announce(f"this run is within {checked}")
 
 
 def refusal(check):
@@ -226,6 +235,11 @@ ENGINES = [
     f"{model_folder(model, seed)}/tp{settings.engine_tp(CONFIG, model)}"
     for model, seed in settings.model_seeds(CONFIG)
 ]
+# Of the trained models' engines and samples, whose files and logs are another configuration's own.
+ENGINE_TIMES = (
+    f"engines-{settings.fingerprint([CONFIG['engines'], CONFIG['device'], MODELS])}"
+)
+SAMPLES = f"samples-{settings.fingerprint(MODELS)}"
 GPUS = count_gpus() if CONFIG["device"] == "cuda" and not ON_CLUSTER else 0
 if workflow.is_main_process and not ON_CLUSTER and not plan.is_dry_run(sys.argv):
     # Set nowhere else: Snakemake silently cuts a job's request to it.

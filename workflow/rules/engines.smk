@@ -29,9 +29,9 @@ rule engines:
         validation=rules.tokens.output.validation,
         manifest=rules.tokens.output.manifest,
     output:
-        f"{ROOT}/engines/engines-{settings.fingerprint([CONFIG['engines'], CONFIG['device'], MODELS])}.csv",
+        f"{ROOT}/engines/{ENGINE_TIMES}.csv",
     log:
-        f"{ROOT}/logs/engines.log",
+        f"{ROOT}/logs/{ENGINE_TIMES}.log",
     conda:
         "../../envs/pipeline.yaml"
     threads: workflow.resource_settings.cores or 1
@@ -60,9 +60,9 @@ rule samples:
         validation=rules.tokens.output.validation,
         manifest=rules.tokens.output.manifest,
     output:
-        f"{ROOT}/samples-{settings.fingerprint(MODELS)}.json",
+        f"{ROOT}/{SAMPLES}.json",
     log:
-        f"{ROOT}/logs/samples.log",
+        f"{ROOT}/logs/{SAMPLES}.log",
     conda:
         "../../envs/pipeline.yaml"
     params:

@@ -90,7 +90,7 @@ rule superglue:
         table=f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/{SUPERGLUE_SCORES}.csv",
         predictions=f"{ROOT}/evaluation/{{model}}/seed{{seed}}-{{hash}}/{SUPERGLUE_SCORES}.parquet",
     log:
-        f"{ROOT}/logs/superglue-{{model}}-seed{{seed}}-{{hash}}.log",
+        f"{ROOT}/logs/{SUPERGLUE_SCORES}-{{model}}-seed{{seed}}-{{hash}}.log",
     conda:
         "../../envs/pipeline.yaml"
     threads: CONFIG["evaluation"]["threads"] * CONFIG["evaluation"]["ranks"]

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +29,8 @@ LAYER_NAMES = {
 }
 # Causal masks, which some versions of PyTorch and transformers made them keep among the weights, and the tied head.
 NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+# What metrics.json says of a training, wherever that was.
+ABOUT_TRAINING = ("seed", "steps", "tokens_seen", "recipe", "tokens")
 AUTHORS_KEYS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "n_heads_in_split")
 
 
@@ -120,9 +123,11 @@ def import_model(source: str | Path, out: str | Path, tokenizer: str | Path | No
     module = models.load_model(source)
     own = source / "tokenizer.json"
     weights = dict(module.state_dict())
+    trained = read_json(source / "metrics.json") if (source / "metrics.json").is_file() else {}
     write_model(
         source / "model.safetensors", module.config.to_dict(), weights, out,
         chosen_tokenizer(own if own.is_file() else None, tokenizer), source=f"the model folder {source.name}",
+        trained={key: trained[key] for key in ABOUT_TRAINING if key in trained},
     )  # fmt: skip
 
 
@@ -280,9 +285,19 @@ class Taker:
 
 
 def write_model(
-    path: Path, sizes: dict, weights: dict[str, Tensor], out: str | Path, tokenizer: str | Path | None, source: str
+    path: Path,
+    sizes: dict,
+    weights: dict[str, Tensor],
+    out: str | Path,
+    tokenizer: str | Path | None,
+    source: str,
+    trained: Mapping = MappingProxyType({}),
 ) -> None:
-    """Check the shapes and write a model folder; tokenizer.json only where there is one."""
+    """Check the shapes and write a model folder; tokenizer.json only where there is one.
+
+    Args:
+        trained: what is known of the training, by the names of metrics.json.
+    """
     config = models.config_from_dict(sizes)
     with torch.device("meta"):
         module = models.build_rank(config)
@@ -297,6 +312,7 @@ def write_model(
     models.save_model(module, out)
     if tokenizer is not None:
         copy(tokenizer, out / "tokenizer.json")
-    # What was not trained here has no curve, and how many tokens it saw is not known.
-    metrics = {"seed": "", "steps": "", "tokens_seen": "", "parameters": parameter_count(sizes), "source": source}
+    # What was not trained here has no curve, and took no time here.
+    metrics = dict.fromkeys(("seed", "steps", "tokens_seen"), "") | dict(trained)
+    metrics |= {"parameters": parameter_count(sizes), "source": source}
     write_json(out / "metrics.json", metrics | {"curve": [], "validation": [], "timings": {"seconds": 0.0}})
