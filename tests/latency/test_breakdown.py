@@ -80,13 +80,28 @@ def test_parts_that_run_at_once_count_once_and_add_up_to_the_whole():
     assert sum(parts[part] for part in PARTS if part != "all_reduce_hidden") == pytest.approx(parts[WHOLE])
 
 
-def test_with_fewer_layers_measured_the_parts_still_add_up_to_the_whole():
-    few = dict.fromkeys(PARTS, 2.0) | {WHOLE: 14.0, "norm": 4.0}
-    deep = dict.fromkeys(PARTS, 6.0) | {WHOLE: 41.0, "norm": 3.0}  # noise: less with more layers
-    whole = deepened(deep, few, layers=6, n_layer=12)
-    assert whole["gemm"] == 6 + 6 * 1
-    assert whole["norm"] == 3
-    assert sum(whole[part] for part in PARTS if part != "all_reduce_hidden") == pytest.approx(whole[WHOLE])
+def test_a_collective_between_two_kernels_of_one_label_is_exposed():
+    events = [
+        event("krakenlm.whole", 0, 1000),
+        event("krakenlm.gemm", 0, 100, on_gpu=True),
+        event("splitk_gemm", 0, 30, on_gpu=True),
+        event("splitk_reduce", 70, 100, on_gpu=True),
+        event("ncclDevKernel_AllReduce_Sum_f16_RING_LL(x)", 0, 100, on_gpu=True),
+    ]
+    parts = {part: round(1e6 * seconds) for part, seconds in parts_of(events, on_gpu=True).items()}
+    assert parts["all_reduce_exposed"] == 40
+    assert parts["all_reduce_hidden"] == 60
+    assert parts["gemm"] + parts["gemm_overlapped"] == 60
+    assert parts["other"] == 900
+
+
+def test_with_fewer_layers_measured_the_whole_is_scaled_by_its_own_time_per_layer_and_its_parts_add_up_to_it():
+    few = dict.fromkeys(PARTS, 2.0) | {WHOLE: 16.0, "norm": 4.0}
+    deep = dict.fromkeys(PARTS, 6.0) | {WHOLE: 39.0, "norm": 3.0}  # noise: less with more layers
+    scaled = deepened(deep, few, layers=6, n_layer=12)
+    assert scaled["gemm"] == 6 + 6 * 1
+    assert scaled[WHOLE] == 39 + 6 * (39 - 16) / 4
+    assert sum(scaled[part] for part in PARTS if part != "all_reduce_hidden") == pytest.approx(scaled[WHOLE])
     assert deepened(deep, few, layers=12, n_layer=12) == deep
 
 

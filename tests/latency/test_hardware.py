@@ -158,7 +158,7 @@ def config_of(architecture, world, width=64):
 
 def ttft(config, world, machine):
     traced = trace(config, world, batch=1, new_tokens=32)
-    return play(traced, lambda each: machine.seconds(each, world), machine.overlap).seconds
+    return play(traced, lambda each: machine.seconds(each, world), machine.overlap_of, machine.skew).seconds
 
 
 def test_without_communications_cost_kraken_and_standard_differ_by_their_arithmetic_alone():

@@ -44,7 +44,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize("architecture", BY_HAND)
 def test_two_layers_run_as_computed_by_hand(architecture):
-    timeline = play(traced(architecture), seconds, Overlap())
+    timeline = play(traced(architecture), seconds, lambda _: Overlap())
     parts = breakdown(timeline)
     assert (timeline.seconds, parts["all_reduce_exposed"], parts["all_reduce_hidden"]) == BY_HAND[architecture]
 
@@ -55,7 +55,7 @@ def test_every_architecture_is_computed_by_hand():
 
 def test_what_attention_does_not_hide_of_krakens_sum_is_waited_for(monkeypatch):
     monkeypatch.setitem(SECONDS, "all_reduce", 40)
-    timeline = play(traced("kraken"), seconds, Overlap())
+    timeline = play(traced("kraken"), seconds, lambda _: Overlap())
     # From 47 to 87 the sum, to 73 the attention; 87 + 21 + 10 + 40 + 14.
     assert timeline.seconds == 172
     assert breakdown(timeline)["all_reduce_exposed"] == 14 + 40
@@ -64,7 +64,7 @@ def test_what_attention_does_not_hide_of_krakens_sum_is_waited_for(monkeypatch):
 def test_chunks_hide_each_others_sums_in_all_layers_but_the_last():
     # First layer: attention to 26 and 52, MLP to 73 and 94, each chunk's sum under the other's compute but the last,
     # to 106. Last layer, whose q is a product of its own: 36 + 12 + 21 + 12; then 14.
-    timeline = play(traced("standard", new_tokens=8, chunks=2), seconds, Overlap())
+    timeline = play(traced("standard", new_tokens=8, chunks=2), seconds, lambda _: Overlap())
     assert timeline.seconds == 106 + 36 + 12 + 21 + 12 + 14
     assert breakdown(timeline)["all_reduce_hidden"] == 36
 
@@ -76,10 +76,20 @@ def operation(kind):
 def test_streams_slow_each_other_while_both_are_busy():
     steps = (operation("all_reduce"), operation("product"), Wait(0), operation("product"))
     trace = Trace(steps, world=2, element_bytes=2, weights=0, kv_cache=0, activations=0)
-    timeline = play(trace, seconds, Overlap(compute=2, communication=1.5))
+    timeline = play(trace, seconds, lambda _: Overlap(compute=2, communication=1.5))
     # The sum's 12 take 18 under the product, of which 9 of 10 seconds' work are done by then; the tenth runs alone.
     assert [(event.start, event.end) for event in timeline.communication] == [(0, 18)]
     assert [(event.start, event.end, event.overlapped) for event in timeline.compute] == [(0, 19, 18), (19, 29, 0)]
+
+
+def test_a_collective_begins_when_the_slowest_rank_has_come_to_it():
+    steps = (operation("product"), operation("all_reduce"), operation("attention"), Wait(0), operation("product"))
+    trace = Trace(steps, world=2, element_bytes=2, weights=0, kv_cache=0, activations=0)
+    timeline = play(trace, seconds, lambda _: Overlap(communication=2), skew=0.2)
+    # Of 10 seconds' product the slowest rank takes 12. Of the attention's 5 the sum gets 3 of its own at half its
+    # speed: 10.5 of 12 are left behind it.
+    assert [(event.start, event.end, event.overlapped) for event in timeline.communication] == [(10, 25.5, 5)]
+    assert timeline.seconds == 35.5
 
 
 def random_timeline(architecture, seed):
@@ -88,7 +98,12 @@ def random_timeline(architecture, seed):
     times = {kind: generator.choice([0.0, generator.expovariate(1)]) for kind in SECONDS}
     overlap = Overlap(1 + generator.random(), 1 + generator.random())
     chunks = generator.choice([1, 2])
-    return play(traced(architecture, world, new_tokens, chunks), lambda each: times[each.kind], overlap)
+    return play(
+        traced(architecture, world, new_tokens, chunks),
+        lambda each: times[each.kind],
+        lambda _: overlap,
+        generator.choice([0.0, 0.1]),
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -115,4 +130,4 @@ def test_without_communications_time_only_the_arithmetic_is_left(architecture, m
     monkeypatch.setitem(SECONDS, "all_gather", 0)
     trace = traced(architecture, new_tokens=8)
     compute = sum(seconds(each) for each in trace.operations if each.ranks is None)
-    assert play(trace, seconds, Overlap(compute=3, communication=3)).seconds == compute
+    assert play(trace, seconds, lambda _: Overlap(compute=3, communication=3)).seconds == compute

@@ -17,6 +17,10 @@ class Work:
     def __init__(self, work: Any, result: Callable[[], Tensor]) -> None:
         self._work, self._result = work, result
 
+    def done(self) -> bool:
+        """Whether it has ended; calibration asks."""
+        return self._work.is_completed()
+
     def wait(self) -> Tensor:
         self._work.wait()
         return self._result()

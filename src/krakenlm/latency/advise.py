@@ -201,7 +201,7 @@ def interval(traced: Trace, place: Hardware) -> tuple[float, float]:
             time, table = alone[id(operation)]
             return time * factors[table]
 
-        seconds.append(play(traced, drawn, place.overlap).seconds)
+        seconds.append(play(traced, drawn, place.overlap_of, place.skew).seconds)
     seconds.sort()
     low, high = INTERVAL
     return seconds[round(low * (DRAWS - 1))], seconds[round(high * (DRAWS - 1))]

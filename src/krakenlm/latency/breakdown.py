@@ -154,11 +154,12 @@ def attribute(
 ) -> dict[str, float]:
     """Seconds of PARTS and of the whole, as krakenlm.latency.simulate.breakdown has them.
 
-    All but what is hidden add up to the whole: no moment counts twice, and `other` is what none of them has.
+    All but what is hidden add up to the whole: no moment counts twice, and `other` is what none of them has. Exposed
+    comes first: a label spans the gaps between its kernels, too, in which a collective may run alone.
     """
     left = [whole]
     computed, exposed = ({part: within(found, whole) for part, found in each.items()} for each in (computed, exposed))
-    for named in (computed, exposed):
+    for named in (exposed, computed):
         for part, found in named.items():
             named[part], left = common(found, left), without(left, found)
     parts = dict.fromkeys(PARTS, 0.0) | {part: length(found) for part, found in computed.items()}
@@ -176,17 +177,14 @@ def attribute(
 def deepened(
     parts: Mapping[str, float], of_shallow: Mapping[str, float], layers: int, n_layer: int
 ) -> dict[str, float]:
-    """The parts with `n_layer` layers, from those with `layers` and with depth.SHALLOW (krakenlm.latency.depth).
+    """The parts, and the whole, with `n_layer` layers, from those with `layers` and with depth.SHALLOW.
 
-    The whole is the sum of what its parts are scaled to; a part that noise made shorter with more layers stays.
+    Each by its own time per layer (krakenlm.latency.depth), so that they still add up to the whole; what noise makes
+    shorter with more layers may come out below zero, since to clamp it would lengthen the whole.
     """
     if layers == n_layer:
         return dict(parts)
-    scaled = {}
-    for part in PARTS:
-        [whole] = depth.deepened([parts[part]], [of_shallow[part]], layers, n_layer)
-        scaled[part] = max(whole, parts[part])
-    return {WHOLE: sum(seconds for part, seconds in scaled.items() if part != "all_reduce_hidden"), **scaled}
+    return {part: depth.deepened([parts[part]], [of_shallow[part]], layers, n_layer)[0] for part in (WHOLE, *PARTS)}
 
 
 def union(spans: Iterable[tuple[float, float]]) -> Spans:

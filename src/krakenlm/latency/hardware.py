@@ -28,6 +28,9 @@ UNITS = {"GB": 1e9, "GB/s": 1e9, "us": 1e-6, "TFLOP/s": 1e12, "devices": 1.0, "s
 LEAST = {"devices": 1.0, "times": 1.0}
 MOST = {"share": 1.0}
 MAY_BE_ZERO = ("us", "GB")
+# Tables of what an AllReduce takes while products run, and of what it takes from them meanwhile.
+BESIDE, TAKEN = "all_reduce_beside", "all_reduce_taken"
+MOST_TAKEN = 0.95  # of the time beside each other
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class Overlap:
     compute: float = 1.0
     communication: float = 1.0
 
+    @classmethod
+    def of(cls, alone: float, beside: float, taken: float) -> "Overlap":
+        """From a collective's seconds alone and beside compute, and how many of these it takes from compute."""
+        beside = max(alone, beside)
+        return cls(beside / (beside - min(taken, MOST_TAKEN * beside)), beside / alone if alone else 1.0)
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -63,6 +72,7 @@ class Hardware:
     dispatch: what an operation takes beside its kernel, where the host does not run ahead of the device.
     inside: the link within a machine; None where it has one device. between: the network between machines; None where
     there is one machine.
+    skew: share by which the slowest rank takes longer than all in the mean, between two collectives.
     tables, table_launch, table_dtypes: measured kernels, the launch in their model, and the types that they stand for.
     """
 
@@ -79,6 +89,7 @@ class Hardware:
     inside: Link | None
     between: Link | None
     overlap: Overlap
+    skew: float = 0.0
     tables: Mapping[str, Table] = field(default_factory=dict)
     table_launch: float = 0.0
     table_dtypes: tuple[str, ...] = ()
@@ -147,6 +158,15 @@ class Hardware:
             seconds += getattr(self.between, kind)(machines, moved / local)
         return seconds
 
+    def overlap_of(self, collective: "Operation") -> Overlap:
+        """How much a collective and compute slow each other: as measured at its size, else as the description says."""
+        ranks = len(collective.ranks)
+        if collective.kind != "all_reduce" or BESIDE not in self.tables or ranks > self.devices:
+            return self.overlap
+        at, modelled = {"ranks": ranks, "bytes": collective.bytes}, self.inside.all_reduce(ranks, collective.bytes)
+        beside, taken = (modelled * self.tables[name].ratio(**at) for name in (BESIDE, TAKEN))
+        return Overlap.of(self.collective_seconds(collective), beside, taken)
+
 
 def place_in_table(operation: "Operation") -> tuple[str, dict[str, float]]:
     """(table, {axis: value}) of an operation on the compute stream."""
@@ -182,7 +202,8 @@ def table_models(about: Mapping) -> Mapping[str, Callable[..., float]]:
     models = {"product": product, "attention_prefill": attention_prefill, "attention_decode": attention_decode}
     if "link" in reference:
         link = Link(**reference["link"])
-        models["all_reduce"] = lambda ranks, bytes: link.all_reduce(ranks, bytes)
+        for name in ("all_reduce", BESIDE, TAKEN):
+            models[name] = lambda ranks, bytes: link.all_reduce(ranks, bytes)
         models["all_gather"] = lambda ranks, bytes: link.all_gather(ranks, bytes)
     return {name: models.get(name, moving) for name in about["tables"]}
 
@@ -249,6 +270,7 @@ class Description:
             inside=self.link("inside") if "inside" in self.described or devices > 1 else None,
             between=self.link("between") if "between" in self.described else None,
             overlap=Overlap(self.quantity("overlap.compute", "times"), self.quantity("overlap.communication", "times")),
+            skew=self.quantity("skew", "share") if "skew" in self.described else 0.0,
             **tables,
         )
         self.refuse_unknown()

@@ -1,7 +1,8 @@
 """A trace played on a rank's two streams: when each operation runs, and what communication hides under.
 
 Operations run in the order of the trace, collectives in the order in which they start, on a stream of their own. While
-both streams are busy each may be slower than alone (`Overlap`). All ranks run alike, so one stands for all.
+both streams are busy each may be slower than alone (`Overlap`). All ranks run alike, so one stands for all, but that a
+collective begins when the slowest has come to it: later by a share of what was computed since the one before (`skew`).
 """
 
 from collections import deque
@@ -31,73 +32,109 @@ class Timeline:
     seconds: float
 
 
-def play(trace: Trace, seconds: Callable[[Operation], float], overlap: Overlap) -> Timeline:
-    """The timeline of a trace whose operations take `seconds(operation)` each when alone."""
-    streams, alone = Streams(overlap), {}
+def play(
+    trace: Trace, seconds: Callable[[Operation], float], overlap: Callable[[Operation], Overlap], skew: float = 0.0
+) -> Timeline:
+    """The timeline of a trace whose operations take `seconds(operation)` each when alone, and whose collectives and
+    compute slow each other by `overlap(collective)`."""
+    streams, alone, factors = Streams(skew), {}, {}
     for step in trace.steps:
         if isinstance(step, Wait):
             streams.wait(step.behind)
             continue
-        if id(step) not in alone:
-            alone[id(step)] = seconds(step)
-        (streams.compute if step.ranks is None else streams.start)(step, alone[id(step)])
+        key = id(step)
+        if key not in alone:
+            alone[key] = seconds(step)
+            factors[key] = None if step.ranks is None else overlap(step)
+        if step.ranks is None:
+            streams.compute(step, alone[key])
+        else:
+            streams.start(step, alone[key], factors[key])
     streams.wait(0)
     return Timeline(streams.computed, streams.communicated, streams.now)
+
+
+class Collective(NamedTuple):
+    """One that has started: what it takes alone, and when the slowest rank has come to it."""
+
+    operation: Operation
+    seconds: float
+    overlap: Overlap
+    joined: float
 
 
 class Streams:
     """The compute stream, at the time `now`, and the communication stream with what it has still to do."""
 
-    def __init__(self, overlap: Overlap) -> None:
-        self.overlap = overlap
+    def __init__(self, skew: float) -> None:
+        self.skew = skew
         self.now = 0.0
         self.computed: list[Event] = []
         self.communicated: list[Event] = []
-        self.waiting: deque[tuple[Operation, float]] = deque()  # collectives behind the one that runs
-        # Of the collective that runs: what it is, seconds left if alone, when it began, how long compute ran meanwhile.
-        self.running: Operation | None = None
-        self.left = self.began = self.overlapped = 0.0
+        self.waiting: deque[Collective] = deque()  # behind the one that runs
+        self.running: Collective | None = None
+        # Of the one that runs: seconds until it is joined, seconds left after that if alone, when it began, how long
+        # compute ran meanwhile.
+        self.until_joined = self.left = self.began = self.overlapped = 0.0
         self.started = 0
+        self.since_started = 0.0  # seconds of compute since the latest collective started
 
-    def start(self, collective: Operation, seconds: float) -> None:
-        self.started += 1
-        self.waiting.append((collective, seconds))
+    def start(self, collective: Operation, seconds: float, overlap: Overlap) -> None:
+        joined = self.now + self.skew * self.since_started
+        self.started, self.since_started = self.started + 1, 0.0
+        self.waiting.append(Collective(collective, seconds, overlap, joined))
         if self.running is None:
             self.next_collective()
 
     def next_collective(self) -> None:
         self.running = None
         if self.waiting:
-            self.running, self.left = self.waiting.popleft()
+            self.running = self.waiting.popleft()
+            self.until_joined, self.left = max(0.0, self.running.joined - self.now), self.running.seconds
             self.began, self.overlapped = self.now, 0.0
 
     def finish_collective(self) -> None:
-        self.communicated.append(Event(self.running, self.began, self.now, self.overlapped))
+        self.communicated.append(Event(self.running.operation, self.began, self.now, self.overlapped))
         self.next_collective()
 
     def wait(self, behind: int) -> None:
         """Let the compute stream stand still until all collectives but the `behind` latest are done."""
         while len(self.communicated) < self.started - behind:
-            self.now += self.left
+            self.now += self.until_joined + self.left
             self.finish_collective()
 
     def compute(self, operation: Operation, seconds: float) -> None:
         """Run an operation, and beside it the collectives that have started."""
         began, overlapped = self.now, 0.0
-        slower, slower_collective = self.overlap.compute, self.overlap.communication
         while self.running is not None and seconds > 0:
-            until_computed, until_collected = seconds * slower, self.left * slower_collective
-            both = min(until_computed, until_collected)
-            self.now += both
-            self.overlapped += both
+            done, both = self.beside(seconds)
             overlapped += both
-            seconds = 0.0 if both == until_computed else seconds - both / slower
-            if both == until_collected:
-                self.finish_collective()
-            else:
-                self.left -= both / slower_collective
+            seconds -= done
         self.now += seconds
+        self.since_started += self.now - began
         self.computed.append(Event(operation, began, self.now, overlapped))
+
+    def beside(self, seconds: float) -> tuple[float, float]:
+        """Run the collective and `seconds` of compute beside each other until one of them is done, or the collective
+        joined: (seconds of compute done, time taken)."""
+        if self.until_joined:
+            both = done = min(seconds, self.until_joined)
+            self.until_joined -= both
+            self.pass_together(both)
+            return done, both
+        slower = self.running.overlap
+        until_computed, until_collected = seconds * slower.compute, self.left * slower.communication
+        both = min(until_computed, until_collected)
+        self.pass_together(both)
+        if both == until_collected:
+            self.finish_collective()
+        else:
+            self.left -= both / slower.communication
+        return (seconds if both == until_computed else both / slower.compute), both
+
+    def pass_together(self, both: float) -> None:
+        self.now += both
+        self.overlapped += both
 
 
 PARTS = (

@@ -218,7 +218,7 @@ def write_timeline(
 
 def timeline_of(traced: Trace, place: Hardware) -> Timeline:
     """How a trace runs on a machine."""
-    return play(traced, lambda operation: place.seconds(operation, traced.world), place.overlap)
+    return play(traced, lambda operation: place.seconds(operation, traced.world), place.overlap_of, place.skew)
 
 
 def row_of(run: Run, place: Hardware) -> dict:
