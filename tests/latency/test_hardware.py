@@ -10,7 +10,7 @@ import yaml
 
 from krakenlm.errors import InputError
 from krakenlm.latency import hardware
-from krakenlm.latency.hardware import Hardware, Link, quantity
+from krakenlm.latency.hardware import BESIDE, TAKEN, Hardware, Link, quantity
 from krakenlm.latency.kernels import Table
 from krakenlm.latency.simulate import Overlap, play
 from krakenlm.latency.trace import Operation, trace
@@ -81,6 +81,7 @@ def test_numbers_are_read_in_their_units(tmp_path):
         ("inside.bandwidth", {"value": 0, "unit": "GB/s", "source": "s"}, "inside.bandwidth: .* above 0 in GB/s"),
         ("memory_bandwidth_reached", {"value": 80, "unit": "share", "source": "s"}, "at most 1 in share, .* 80 share"),
         ("overlap.compute", {"value": 0.9, "unit": "times", "source": "s"}, "at least 1 in times, .* found 0.9 times"),
+        ("skew", {"value": 5, "unit": "share", "source": "s"}, "skew: expected .* at most 1 in share, .* 5 share"),
         ("peak.float32", {"value": 1, "unit": "TFLOP/s"}, "peak.float32: .* found 1 TFLOP/s from None; say where from"),
         ("peak", {}, "peak: expected keys below it, found {}"),
         ("engine", "vllm", "engine: expected one of tensorrt-llm, torch, found 'vllm'"),
@@ -180,7 +181,8 @@ def random_machine(generator):
         "inside": Link(some(7, 12), some(-7, -3)), "between": Link(some(6, 11), some(-6, -3)),
         "bandwidth": some(8, 12), "peak": {"float16": some(10, 15)}, "launch": some(-7, -4),
         "devices": generator.choice([2, 4]), "overlap": Overlap(1 + generator.random(), 1 + generator.random()),
-        "tables": {"all_reduce": table},
+        "tables": {"all_reduce": table} | generator.choice([{}, {BESIDE: table, TAKEN: table}]),
+        "skew": generator.choice([0.0, 0.1]),
     }  # fmt: skip
 
 

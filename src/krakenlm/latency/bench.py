@@ -23,6 +23,7 @@ from krakenlm.inference.generate import generate
 from krakenlm.inference.shards import random_rank
 from krakenlm.latency.bandwidth import settle
 from krakenlm.latency.links import off_its_label
+from krakenlm.latency.statistics import Watch
 from krakenlm.latency.turns import slowest, wait_for_ranks
 from krakenlm.models.blocks import causal_attention, gelu, split_heads
 from krakenlm.models.collectives import Collectives
@@ -55,7 +56,7 @@ def measure(comm: Collectives, device: str, link: str, dtype: str) -> dict[str, 
     link_gbit = settle(link, comm, device)
     if off_its_label(link, link_gbit):
         return {"link_gbit": link_gbit}
-    bench = Bench(comm, device, getattr(torch, dtype))
+    watch, bench = Watch(), Bench(comm, device, getattr(torch, dtype))
     found: dict[str, object] = {
         "link_gbit": link_gbit,
         "product": list(bench.products()),
@@ -75,7 +76,7 @@ def measure(comm: Collectives, device: str, link: str, dtype: str) -> dict[str, 
             beside = [(size, *bench.beside(size)) for size in BESIDE]
             found["all_reduce_beside"] = [[comm.world, size, seconds] for size, seconds, _ in beside]
             found["all_reduce_taken"] = [[comm.world, size, taken] for size, _, taken in beside]
-    return found
+    return found | watch.stop(comm, device)
 
 
 def steady(times: Iterable[float]) -> float:

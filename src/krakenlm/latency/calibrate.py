@@ -3,6 +3,7 @@ them at once and, on CPUs, by one alone.
 """
 
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from krakenlm.latency.links import LOOPBACK, LinkError, network, off_its_label
 from krakenlm.latency.trace import trace
 from krakenlm.machine import refuse_missing_ranks
 
+QUIET = 0.2  # cores that other processes may keep busy; a shaped link itself takes some
 COLLECTIVES = ("all_reduce", "all_gather", BESIDE, TAKEN)
 AXES = {
     "product": ("m", "n", "k"),
@@ -45,6 +47,13 @@ def calibrate(out_yaml: str | Path, *, ranks: int, threads: int, link: str, dtyp
     on_gpus = gpus >= ranks
     counts = [ranks] if on_gpus else sorted({1, ranks})
     measured = {count: measure_over(link if count > 1 else LOOPBACK, count, threads, dtype) for count in counts}
+    load = max(found["other_load"] for found in measured.values())
+    if load > QUIET:
+        print(
+            f"calibrate: other processes kept {load:.2f} cores busy meanwhile, so these times are too long; measure "
+            "once more while nothing else runs",
+            file=sys.stderr,
+        )
     source = f"measured on {time.strftime('%Y-%m-%d')} by krakenlm hardware calibrate"
     about, tables = tables_of(measured, dtype, source)
     out_yaml = Path(out_yaml)

@@ -60,8 +60,10 @@ class Overlap:
     @classmethod
     def of(cls, alone: float, beside: float, taken: float) -> "Overlap":
         """From a collective's seconds alone and beside compute, and how many of these it takes from compute."""
+        if not alone:
+            return cls()
         beside = max(alone, beside)
-        return cls(beside / (beside - min(taken, MOST_TAKEN * beside)), beside / alone if alone else 1.0)
+        return cls(beside / (beside - min(taken, MOST_TAKEN * beside)), beside / alone)
 
 
 @dataclass(frozen=True)
