@@ -12,6 +12,7 @@ from krakenlm.errors import InputError
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.collectives import run_threads
 from krakenlm.inference.shards import (
+    check_shards,
     cut_rank,
     empty_rank,
     load_rank,
@@ -89,17 +90,21 @@ def test_shards_of_another_number_of_ranks_are_refused(shards):
 def test_damaged_and_missing_shards_are_refused(shards):
     path = shards / "rank1.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"rank1\.safetensors: expected safetensors, found a damaged file"):
-        load_rank(shards, 1, 2)
+    for load in (lambda: load_rank(shards, 1, 2), lambda: check_shards(shards, 2)):
+        with pytest.raises(InputError, match=r"rank1\.safetensors: expected safetensors, found a damaged file"):
+            load()
     path.unlink()
-    with pytest.raises(InputError, match=r"rank1\.safetensors: expected weights, found none"):
-        load_rank(shards, 1, 2)
+    for load in (lambda: load_rank(shards, 1, 2), lambda: check_shards(shards, 2)):
+        with pytest.raises(InputError, match=r"rank1\.safetensors: expected weights, found none"):
+            load()
 
 
 def test_a_shard_of_another_model_is_refused_even_where_the_shapes_are_equal(shards, tmp_path):
     write_shards(write_model(tmp_path / "other", SIZES["kraken"], seed=1), tmp_path / "others", 2)
     shutil.copy(tmp_path / "others" / "rank1.safetensors", shards)
     load_rank(shards, 0, 2)
+    with pytest.raises(InputError, match=r"rank1\.safetensors: expected a shard of model"):
+        check_shards(shards, 2)
     with pytest.raises(InputError, match=r"rank1\.safetensors: expected a shard of model \w+ \(config\.json\), found"):
         load_rank(shards, 1, 2)
 

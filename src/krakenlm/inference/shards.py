@@ -236,14 +236,7 @@ def load_rank(
         InputError: the folder holds shards for another number of ranks, or a missing, damaged or foreign file.
     """
     folder = Path(folder)
-    described = read_json(folder / "config.json")
-    if "krakenlm" not in described:
-        raise InputError(f"{folder}: expected shards, found a config.json without krakenlm; make them: krakenlm shard")
-    found = described.get("mapping", {}).get("tp_size")
-    if found != world:
-        raise InputError(
-            f"{folder}: expected shards for {world} ranks, found them for {found}; shard with --tp {world}"
-        )
+    described = read_description(folder, world)
     config = models.config_from_dict(described["krakenlm"])
     if dtype is None:
         check_dtype(described["dtype"])
@@ -251,10 +244,12 @@ def load_rank(
     if "seed" in described:
         return random_rank(config, rank, world, described["seed"], device, dtype)
     module = empty_rank(config, rank, world)
-    tensors = read_shard(folder / f"rank{rank}.safetensors", rank, described["identity"], device)
+    path = folder / f"rank{rank}.safetensors"
+    check_shard(path, rank, described["identity"])
+    tensors = load_file(path, device=device)
     sizes = described["head_size"], config.head_size
     tensors = {name: resize_heads(name, tensor, module.heads, *sizes) for name, tensor in tensors.items()}
-    check_shapes(folder / f"rank{rank}.safetensors", tensors, module)
+    check_shapes(path, tensors, module)
     module.load_state_dict(tensors, assign=True)
     return module.to(dtype).eval()
 
@@ -275,8 +270,32 @@ def cut_rank(model: str | Path, rank: int, world: int, device: str = "cpu") -> n
     return module.eval()
 
 
-def read_shard(path: Path, rank: int, identity: str, device: str) -> dict[str, Tensor]:
-    """The tensors in `path`, which has to be rank `rank` of the model that config.json identifies."""
+def check_shards(folder: str | Path, world: int) -> None:
+    """Refuse, before a rank starts, a folder that its rank could not load; no tensor is read.
+
+    Raises:
+        InputError: the folder holds shards for another number of ranks, or a missing, damaged or foreign file.
+    """
+    described = read_description(Path(folder), world)
+    for rank in range(0 if "seed" in described else world):
+        check_shard(Path(folder) / f"rank{rank}.safetensors", rank, described["identity"])
+
+
+def read_description(folder: Path, world: int) -> dict:
+    """config.json of shards, which have to be for `world` ranks."""
+    described = read_json(folder / "config.json")
+    if "krakenlm" not in described:
+        raise InputError(f"{folder}: expected shards, found a config.json without krakenlm; make them: krakenlm shard")
+    found = described.get("mapping", {}).get("tp_size")
+    if found != world:
+        raise InputError(
+            f"{folder}: expected shards for {world} ranks, found them for {found}; shard with --tp {world}"
+        )
+    return described
+
+
+def check_shard(path: Path, rank: int, identity: str) -> None:
+    """Refuse what is not rank `rank` of the model that config.json identifies."""
     with open_weights(path) as weights:
         found = weights.metadata() or {}
     if found.get("identity") != identity:
@@ -286,4 +305,3 @@ def read_shard(path: Path, rank: int, identity: str, device: str) -> dict[str, T
         )
     if found.get("rank") != str(rank):
         raise InputError(f"{path}: expected rank {rank}, found rank {found.get('rank')}; shard again")
-    return load_file(path, device=device)

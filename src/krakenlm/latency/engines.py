@@ -13,7 +13,7 @@ from krakenlm.files import read_json, write_table
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import run_ranks
-from krakenlm.inference.shards import load_rank
+from krakenlm.inference.shards import check_shards, load_rank
 from krakenlm.latency.statistics import Watch, drift
 from krakenlm.latency.turns import INTERLEAVE, wait_for_ranks
 from krakenlm.machine import refuse_missing_ranks
@@ -54,6 +54,8 @@ def measure_engines(
     refuse_missing_ranks("tp", tp, threads, torch.cuda.device_count())
     store = TokenStore(tokens_dir)
     windows = prompt_windows(store.tokens("val"), prompts, prompt_tokens, tokens_dir)
+    for _, _, shards in entries:
+        check_shards(shards, int(shards.name.removeprefix("tp")))
     rows = []
     for world in sorted({int(shards.name.removeprefix("tp")) for _, _, shards in entries}):
         group = [entry for entry in entries if entry[2].name == f"tp{world}"]
