@@ -194,7 +194,7 @@ class Recorder(TorchFunctionMode):
         if self.off:
             return function(*args, **kwargs)
         name = function.__name__
-        result = shape_alone(name, args)
+        result = shape_alone(name, args, kwargs)
         if result is None:
             result = function(*args, **kwargs)
         # Most of what comes through here asks for a shape or a type.
@@ -330,12 +330,17 @@ def owner(name: str) -> str:
     return ".".join(words[1:] if words[:1] == ["layers"] else words) or name
 
 
-def shape_alone(name: str, args: tuple) -> Tensor | None:
+def shape_alone(name: str, args: tuple, kwargs: dict) -> Tensor | None:
     """The result of functions whose shape is known here: an empty tensor. None for others."""
     if name == "linear":
         return args[0].new_empty((*args[0].shape[:-1], args[1].shape[-2]))
     if name == ATTENTION or name in NORMS:
         return args[0].new_empty(args[0].shape)
+    if name == "cat":  # the meta kernel imports PyTorch's compiler first, a second or more
+        parts, dim = args[0], kwargs.get("dim", args[1] if len(args) > 1 else 0)
+        shape = list(parts[0].shape)
+        shape[dim] = sum(each.shape[dim] for each in parts)
+        return parts[0].new_empty(shape)
     if name in ELEMENTWISE:
         shapes = [each.shape for each in args if isinstance(each, Tensor)]
         first = next(each for each in args if isinstance(each, Tensor))
