@@ -9,8 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 ACTIVATE := . $(VENV)/bin/activate
-# A process per core; the tests of a file share what is made for them.
-SIDE_BY_SIDE := -n auto --dist loadfile
+# A process per core that this container has; the tests of a file share what is made for them.
+SIDE_BY_SIDE := -n "$$(python -c 'from krakenlm.machine import cores; print(cores())')" --dist loadfile
 
 .PHONY: reproduce test test-all test-slurm lint docs lock install
 

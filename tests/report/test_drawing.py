@@ -74,6 +74,14 @@ def test_a_line_says_whose_it_is():
     assert dotted == {*lines, *(value["text"] for value in values)}
 
 
+def test_shades_keep_their_strength():
+    values = [{"x": name, "strength": strength, "text": name} for name, strength in (("a", 0.12), ("b", 0.14))]
+    strength = {"field": "strength", "type": "quantitative", "scale": None}
+    encoding = {"x": {"field": "x", "type": "nominal"}, "fillOpacity": strength, "description": {"field": "text"}}
+    spec = {"mark": "rect", "data": {"name": "shades"}, "datasets": {"shades": values}, "encoding": encoding}
+    assert {mark["fill-opacity"] for mark in marks(for_page(spec))} == {"0.12", "0.14"}
+
+
 def test_what_is_said_stays_text(two_bars):
     evil = '"><script>alert(1)</script>&amp;'
     spec = json.loads(json.dumps(two_bars).replace("kraken 2: 10 ms", json.dumps(evil)[1:-1]))

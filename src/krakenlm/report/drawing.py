@@ -3,7 +3,6 @@
 Their colours are the variables of page.css, so a chart follows the page's colour scheme, and paper, by itself.
 """
 
-import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -56,12 +55,7 @@ def theme() -> dict:
 
 def draw(spec: Mapping) -> str:
     """A Vega-Lite specification as SVG."""
-    return drawn(json.dumps({**spec, "config": theme()}))
-
-
-@functools.cache  # what is drawn twice is drawn once
-def drawn(spec: str) -> str:
-    return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+    return vl_convert.vegalite_to_svg(json.dumps({**spec, "config": theme()}), vl_version=VEGA_LITE)
 
 
 def for_page(spec: Mapping) -> Markup:
@@ -107,5 +101,8 @@ def attributes(part: ElementTree.Element) -> Iterator[tuple[str, str]]:
         if name == "class":  # `mark-rect role-mark layer_0_marks`; axes have marks, too
             if "role-mark" in value:
                 yield name, value.split()[0]
-        elif name not in DROPPED and (name, value) != ("opacity", "1"):
+        elif name.endswith("opacity"):  # from 0 to 1: a tenth would be coarse
+            if value != "1":
+                yield name, value
+        elif name not in DROPPED:
             yield name, LONG_NUMBER.sub(lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), value)
