@@ -313,6 +313,7 @@ def test_how_a_training_is_watched_is_no_other_model(tiny):
         (["-np"], "-p --config B"),
         (["-nq", "rules"], "-q rules --config B"),
         (["-nc1"], "-c1 --config B"),
+        (["--apptainer-args", "-n x"], "--apptainer-args '-n x' --config B"),
         (["-pnj4", "-c1"], "-pj4 -c1 --config B"),
         (["-kn", "--dry-run", "-sSnakefile"], "-k -sSnakefile --config B"),
         (["results/ttft.csv", "--config", "budget={gpu_hours: 1}", "scale=paper", "--cores", "all"],

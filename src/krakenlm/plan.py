@@ -15,7 +15,7 @@ from krakenlm.machine import refuse_missing_ranks
 from krakenlm.price import Cost, Devices, total
 
 # -n alone or in a cluster such as -np or -nc1, behind letters that take no value: -sSnakefile is none.
-DRY_RUN = re.compile(r"--dry-?run|(-[DFSafklpt]*)n(.*)")
+DRY_RUN = re.compile(r"--dry-?run|(-[DFSafklpt]*)n(\S*)")
 
 
 def is_dry_run(command: list[str]) -> bool:
@@ -23,12 +23,20 @@ def is_dry_run(command: list[str]) -> bool:
     return any(DRY_RUN.fullmatch(word) for word in command[1:])
 
 
-def executor(command: list[str]) -> str:
-    """The executor that the command or its profile names; in a dry run Snakemake itself has another in its place."""
+def executor(command: list[str], started_in: str) -> str:
+    """The executor that the command or its profile names; in a dry run Snakemake itself has another in its place.
+
+    Raises:
+        InputError: the profile is not found.
+    """
     from snakemake.cli import parse_args
 
-    with contextlib.redirect_stderr(io.StringIO()):  # it says again which profile it reads
-        _, arguments = parse_args(command[1:])
+    # Snakemake has gone to --directory since it read the command, whose profile's path is relative to where it began.
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.chdir(started_in):  # it says again what it reads
+        try:
+            _, arguments = parse_args(command[1:])
+        except SystemExit:
+            raise InputError(f"profile: expected one that Snakemake reads, found {said.getvalue().strip()}") from None
     return arguments.executor or "local"
 
 

@@ -1,6 +1,8 @@
 """Advice: equal parameters, the order, memory, intervals, what quality costs."""
 
+import copy
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from krakenlm.errors import InputError
 from krakenlm.latency import advise, hardware, sweep
+from krakenlm.latency.hardware import Overlap
 from krakenlm.latency.kernels import HeldOut
 from krakenlm.models.sizing import SHAPES, parameter_count, standard_shape
 
@@ -122,11 +125,37 @@ def test_the_prediction_lies_in_its_interval(rows):
             assert row[f"{name}_ms_high"] < 2 * row[f"{name}_ms_low"]
 
 
+def small_kraken(place):
+    """A trace that takes no time to play."""
+    sizes = {"architecture": "kraken", "degree": 4, "n_layer": 2, "width": 512, "n_head": 16, "vocab_size": 512,
+             "block_size": 128}  # fmt: skip
+    fuse = place.engine == "tensorrt-llm"
+    return sweep.Model("kraken", sizes).trace(4, batch=1, new_tokens=128, cached=0, dtype="float16", fuse=fuse)
+
+
+def test_the_interval_knows_that_sums_beside_products_are_off_as_their_tables_are():
+    place = hardware.load(HARDWARE / "h100.yaml")
+    tables = dict(place.tables) | dict.fromkeys((hardware.BESIDE, hardware.TAKEN), place.tables["all_reduce"])
+    place = dataclasses.replace(place, tables=tables)
+    trace = small_kraken(place)
+    collective = next(each for each in trace.operations if each.kind == "all_reduce")
+    alone = place.collective_seconds(collective)
+    off = {"all_reduce": 2.0, hardware.BESIDE: 6.0, hardware.TAKEN: 0.5}
+    expected = Overlap.of(2 * alone, 6 * alone, 0.5 * alone)
+    assert place.overlap_of(collective, off).compute == pytest.approx(expected.compute)
+    assert place.overlap_of(collective, off).communication == pytest.approx(expected.communication)
+    # Nothing else is in doubt.
+    for name in tables:
+        error = 0.5 if name == hardware.BESIDE else 0.0
+        tables[name] = copy.copy(tables[name])
+        tables[name].held_out = HeldOut(points=9, median=0.0, low=-error, high=error)
+    low, high = advise.interval(trace, place)
+    assert low < high
+
+
 def test_tables_without_errors_leave_nothing_to_doubt():
     place = hardware.load(HARDWARE / "h100.yaml")
-    model = sweep.Model("kraken", {"architecture": "kraken", "degree": 4, "n_layer": 2, "width": 512, "n_head": 16,
-                                   "vocab_size": 512, "block_size": 128})  # fmt: skip
-    trace = model.trace(4, batch=1, new_tokens=128, cached=0, dtype="float16", fuse=True)
+    trace = small_kraken(place)
     low, high = advise.interval(trace, place)
     for table in place.tables.values():
         table.held_out = HeldOut(points=9, median=0.0, low=0.0, high=0.0)

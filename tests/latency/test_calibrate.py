@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from krakenlm.errors import InputError
-from krakenlm.inference.collectives import run_threads
+from krakenlm.inference.collectives import Work, run_threads
 from krakenlm.latency import bench, calibrate, hardware, kernels
 from krakenlm.latency.simulate import Overlap, play
 from krakenlm.latency.trace import Operation, Trace, Wait
-from krakenlm.models.collectives import ALONE
+from krakenlm.models.collectives import ALONE, Done
+
+KERNELS = ("product", "attention_prefill", "attention_decode", "norm", "gelu", "pointwise", "copy")
 
 
 def run(products, summed, factors, wait_at_once=False):
@@ -50,6 +52,7 @@ def measured(ranks):
         "attention_decode": [[1, t, 2, 32, times * 1e-7 * t] for t in (16, 64)],
         **{name: [[b, times * (1e-6 + 1e-9 * b)] for b in sizes] for name in ("norm", "gelu", "pointwise", "copy")},
         "tiny": 5e-3,
+        "bare": dict.fromkeys(KERNELS, 2e-6),
     }
     if ranks > 1:
         for name in ("all_reduce", "all_gather"):
@@ -64,7 +67,7 @@ def described(tmp_path, ranks):
     all_measured = {count: measured(count) for count in sorted({1, ranks})}
     about, tables = calibrate.tables_of(all_measured, "float32", "made up")
     kernels.write_tables(tmp_path / "kernels.json", about, tables)
-    keys = calibrate.description(all_measured, about, tables, "made up", "float32", "made up")
+    keys = calibrate.description(all_measured, about, "made up", "float32", "made up")
     hardware.write(tmp_path / "made-up.yaml", {**keys, "kernels": "kernels.json"}, "Made up.")
     return hardware.load(tmp_path / "made-up.yaml")
 
@@ -87,7 +90,14 @@ def test_a_description_takes_as_long_as_was_measured_by_as_many_ranks(tmp_path):
         assert factors.compute == pytest.approx(4 / 3, rel=0.01)
         assert factors.communication == pytest.approx(4, rel=0.01)
     assert found.skew == 0.05
-    assert 0 < found.dispatch < 5e-3
+    count = len(calibrate.trace(calibrate.models.config_from_dict(bench.TINY), batch=1, new_tokens=8).operations)
+    assert found.dispatch == pytest.approx(5e-3 / count - 2e-6, rel=0.01)
+
+
+def test_kernels_that_took_longer_alone_than_in_a_forward_are_said(capsys):
+    bare = dict.fromkeys(KERNELS, 3e-6)
+    assert calibrate.dispatch(0.0, bare, "float32") == 0
+    assert capsys.readouterr().err == "calibrate: dispatch: -3.00 us an operation were measured, and are taken as 0\n"
 
 
 def test_a_gpus_factors_are_the_same_for_every_size():
@@ -105,7 +115,7 @@ def small_grid(monkeypatch):
     for name, value in {
         "ROWS": (1, 16), "WIDTHS": (32, 64), "HEAD": 128, "CONTEXTS": (8, 16), "HEADS": (2,), "HEAD_SIZES": (16,),
         "BYTES": [4096, 16384], "MESSAGES": [64, 4096], "BESIDE": [4096], "LEAST_SECONDS": 0.0,
-        "RUN": 2, "RUNS": (1, 1), "BESIDE_RUNS": 2, "SKEW_RUNS": 2, "SKEW_PRODUCTS": 1, "SMALL_ROWS": 1,
+        "RUN": 2, "RUNS": (1, 1), "BESIDE_RUNS": 2, "SKEW_SUMS": 2, "SKEW_RUNS": 1, "SKEW_PRODUCTS": 1, "SMALL_ROWS": 1,
         "REPETITIONS": (3, 3), "BEHIND_WIDTH": 32, "BEHIND_ROWS": 4, "POOL_BYTES": 2**20,
     }.items():  # fmt: skip
         monkeypatch.setattr(bench, name, value)
@@ -130,6 +140,7 @@ def test_every_kernel_on_the_grid_is_measured(small_grid, ranks):
         assert all(len(point) == 1 + len(calibrate.AXES[name]) for point in found[name])
         assert all(point[-1] > 0 for point in found[name])
     assert found["tiny"] > 0
+    assert all(seconds > 0 for seconds in found["bare"].values())
     assert ("skew" in found) == (ranks == 2)
 
 
@@ -146,22 +157,109 @@ def test_a_kernel_reads_weights_that_no_recent_one_has_read(small_grid):
     }
 
 
-def test_a_collective_takes_what_ranks_wait_for_it_whatever_the_products_before_it_take(monkeypatch):
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+class Clock:
+    """Stands still but for what is said to pass."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def pass_seconds(self, seconds):
+        self.now += seconds
+
+
+class Ranks:
+    """The first of two ranks: sums and gathers what both have, the other's being `others(own)`."""
+
+    rank, world = 0, 2
+
+    def __init__(self, others):
+        self.others = others
+
+    def all_reduce(self, x, group=None):
+        return Done(x + self.others(x))
+
+    def all_gather(self, x, dim, group=None):
+        return Done(bench.torch.cat([x, self.others(x)], dim=dim))
+
+
+def test_a_collective_takes_the_median_over_runs_of_the_means_of_what_ranks_wait_for_it(monkeypatch):
+    clock = Clock(monkeypatch)
     monkeypatch.setattr(bench, "RUN", 3)
     monkeypatch.setattr(bench, "RUNS", (5, 5))
-    noise = itertools.cycle([1.0, 9.0, 0.1, 30.0])
     usual, interrupted = [1.0, 1.0, 4.0], [1.0, 1.0, 100.0]
     waits = itertools.chain(usual, usual, interrupted, usual, interrupted, usual)
-
-    def passing(seconds):
-        clock.now += next(seconds)
-
+    noise = itertools.cycle([1.0, 9.0, 0.1, 30.0])
     timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
-    _, waited = timer.waited(lambda: passing(noise), lambda: passing(waits))
-    # The median over the runs of each one's mean: a median of waits would be 1, a mean of runs 14.8.
-    assert waited == pytest.approx(2.0)
+    found = timer.stood_still(lambda: clock.pass_seconds(next(noise)), lambda: clock.pass_seconds(next(waits)))
+    # A median of waits would be 1, a mean of runs 14.8.
+    assert found == pytest.approx(2.0)
+
+
+def test_what_ranks_wait_for_the_slowest_of_them_is_not_the_collectives_time(monkeypatch):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(bench, "RUNS", (1, 1))
+    # This rank computes for 3 s and waits for 2; the other, later by 1 s, waits for 1, which the collective takes.
+    computed, waited = 3.0, 2.0
+
+    def others(x):
+        return {computed: x + 1, waited: x - 1}.get(round(x.flatten()[0].item(), 6), x)
+
+    timer = bench.Bench(Ranks(others), "cpu", bench.torch.float32)
+    found = timer.stood_still(lambda: clock.pass_seconds(computed), lambda: clock.pass_seconds(waited))
+    assert found == pytest.approx(1.0)
+
+
+def test_one_interrupted_run_of_products_is_no_skew(small_grid, monkeypatch):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(bench, "SKEW_RUNS", 5)
+    products = itertools.chain([1.0, 1.0], [1.0, 50.0], itertools.repeat(1.0))
+    # The other rank takes a tenth longer, but for what interrupts this one.
+    timer = bench.Bench(Ranks(lambda x: x.clamp(max=1.0) * 1.1), "cpu", bench.torch.float32)
+    monkeypatch.setattr(bench.F, "linear", lambda *_: clock.pass_seconds(next(products)))
+    assert timer.skew()["skew"] == pytest.approx(0.05 / 1.05)
+
+
+class Sum:
+    """A sum that takes so many seconds of the clock beside products."""
+
+    def __init__(self, clock, seconds):
+        self.clock, self.end = clock, clock.now + seconds
+
+    def done(self):
+        return self.clock.now >= self.end
+
+    def wait(self):
+        self.clock.now = max(self.clock.now, self.end)
+        return bench.torch.zeros(1)
+
+
+def test_a_sum_beside_products_takes_as_long_as_products_run_until_it_has_ended(small_grid, monkeypatch):
+    clock = Clock(monkeypatch)
+    timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
+    under_way = []
+
+    def all_reduce(x, group=None):
+        if x.numel() == 1:  # of the bench itself
+            return Done(x)
+        under_way.append(Sum(clock, 7.0))
+        return under_way[-1]
+
+    def small_product():
+        # Half as long again beside a sum.
+        clock.pass_seconds(1.0 if not under_way or under_way[-1].done() else 1.5)
+
+    monkeypatch.setattr(timer, "comm", SimpleNamespace(rank=0, world=1, all_reduce=all_reduce))
+    monkeypatch.setattr(timer, "small_product", small_product)
+    # Five products of 1.5 s outlast the sum's 7 s; alone they take 5 s.
+    assert timer.sum_beside(4096) == pytest.approx((7.5, 2.5))
+
+
+def test_a_collective_of_torch_distributed_is_done_when_its_work_is():
+    asked = iter([False, False, True])
+    work = Work(SimpleNamespace(is_completed=lambda: next(asked), wait=lambda: None), lambda: 5)
+    assert [work.done(), work.done(), work.done()] == [False, False, True]
+    assert work.wait() == 5
 
 
 def on_gpu(timer, monkeypatch, longer):
@@ -171,17 +269,25 @@ def on_gpu(timer, monkeypatch, longer):
     monkeypatch.setattr(timer, "mean", lambda function: next(times))
 
 
-def test_a_collective_that_noise_has_hidden_is_measured_once_more(small_grid, monkeypatch):
+def test_of_a_gpus_differences_the_middle_one_counts(small_grid, monkeypatch):
     timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
-    on_gpu(timer, monkeypatch, [-1e-6, 0.0, 2e-5])
-    assert timer.collective("all_reduce", 4096, skew=0.0) == pytest.approx(2e-5)
+    on_gpu(timer, monkeypatch, [-1e-6, 9e-5, 2e-5])
+    assert timer.collective("all_reduce", 4096) == pytest.approx(2e-5)
 
 
-def test_a_collective_that_seems_to_take_no_time_is_refused_not_replaced(small_grid, monkeypatch):
+def test_a_collective_that_noise_has_hidden_is_left_out(small_grid, monkeypatch, capsys):
     timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
-    on_gpu(timer, monkeypatch, [0.0, -1e-6, -1e-6])
-    with pytest.raises(InputError, match="calibrate: expected all_gather of 4096 bytes to take time behind products"):
-        timer.collective("all_gather", 4096, skew=0.0)
+    on_gpu(timer, monkeypatch, [-1e-6] * 3 + [2e-5] * 9)
+    found = timer.collectives()
+    assert found == {
+        "all_reduce": [[1, 4096, pytest.approx(2e-5)]],
+        "all_gather": [[1, 64, pytest.approx(2e-5)], [1, 4096, pytest.approx(2e-5)]],
+    }
+    monkeypatch.setattr(calibrate, "MESSAGES", bench.MESSAGES)
+    calibrate.refuse_no_collectives({1: {}, 2: found})
+    assert capsys.readouterr().err == "calibrate: all_reduce of 64 bytes took no more than noise; left out\n"
+    with pytest.raises(InputError, match="calibrate: expected all_gather to take time behind products, found none"):
+        calibrate.refuse_no_collectives({1: {}, 2: found | {"all_gather": []}})
 
 
 def test_calls_that_something_else_has_interrupted_do_not_count():

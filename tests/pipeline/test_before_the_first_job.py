@@ -81,6 +81,14 @@ def test_a_dry_run_for_a_cluster_looks_at_no_device_of_the_machine_where_it_is_c
     assert run.stdout.endswith("krakenlm: this run is within the budget and the free disk\n")
 
 
+def test_a_clusters_profile_is_found_from_where_the_command_was_given(checkout, tmp_path):
+    # Where the command is given lies the profile; Snakemake works in another folder.
+    setting = ["--directory", str(tmp_path), "--workflow-profile", "profiles/slurm", "--config", "scale=paper"]
+    run = checkout.snakemake("--dry-run", "results/ttft.csv", *setting)
+    assert "krakenlm: this run is within the budget and the free disk\n" in run.stdout
+    assert "Traceback" not in run.stdout
+
+
 def test_a_dry_run_that_no_price_can_be_told_of_says_so_in_one_line(checkout):
     setting = ["scale=single-gpu", "training={precision: 32-true}", "budget={hardware: h100}"]
     run = checkout.snakemake("--dry-run", "results/ttft.csv", "--config", *setting, PATH=checkout.claim_gpus(1))

@@ -22,7 +22,7 @@ from krakenlm.tracking import folders
 ON_CLUSTER = (
     workflow.remote_exec
     or workflow.resource_settings.cores is None
-    or (plan.is_dry_run(sys.argv) and plan.executor(sys.argv) != "local")
+    or (plan.is_dry_run(sys.argv) and plan.executor(sys.argv, workflow.workdir_init) != "local")
 )
 
 

@@ -97,9 +97,8 @@ def data(metrics: Mapping) -> str:
     """What it was trained on, or where it comes from."""
     lines = []
     if "source" in metrics:
-        lines.append(
-            f"The weights come from elsewhere: {metrics['source']}. What they were trained on is documented there."
-        )
+        elsewhere = "" if "tokens" in metrics else " What they were trained on is documented there."
+        lines.append(f"The weights come from elsewhere: {metrics['source']}.{elsewhere}")
     if "tokens" in metrics:
         tokens = metrics["tokens"]
         splits = [("training", tokens["splits"]["train"]), ("validation", tokens["splits"]["val"])]

@@ -201,7 +201,8 @@ def interval(traced: Trace, place: Hardware) -> tuple[float, float]:
             time, table = alone[id(operation)]
             return time * factors[table]
 
-        seconds.append(play(traced, drawn, place.overlap_of, place.skew).seconds)
+        overlap = functools.partial(place.overlap_of, off=factors)
+        seconds.append(play(traced, drawn, overlap, place.skew).seconds)
     seconds.sort()
     low, high = INTERVAL
     return seconds[round(low * (DRAWS - 1))], seconds[round(high * (DRAWS - 1))]

@@ -9,22 +9,21 @@ grid, between whose points the simulator interpolates.
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from statistics import median
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean, median
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from krakenlm import models
-from krakenlm.errors import InputError
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
 from krakenlm.inference.shards import random_rank
 from krakenlm.latency.bandwidth import settle
 from krakenlm.latency.links import off_its_label
 from krakenlm.latency.statistics import Watch
-from krakenlm.latency.turns import slowest, wait_for_ranks
+from krakenlm.latency.turns import wait_for_ranks
 from krakenlm.models.blocks import causal_attention, gelu, split_heads
 from krakenlm.models.collectives import Collectives
 
@@ -33,7 +32,8 @@ ROWS, WIDTHS, HEAD = (1, 16, 64, 128, 256, 512, 1024, 2048), (64, 256, 512, 1024
 CONTEXTS, HEADS, HEAD_SIZES = (16, 64, 128, 256, 512, 1024, 2048), (1, 4, 16, 32), (32, 64, 128)
 BYTES = [4**k for k in range(5, 14)]  # 1 KiB to 64 MiB
 MESSAGES = [2**k for k in range(8, 25)]  # 256 bytes to 16 MiB
-BESIDE = [4**k for k in range(5, 12)]  # bytes of the sums that run beside products
+BESIDE = [4**k for k in range(5, 12)]  # bytes of the sums that run beside products, on CPUs
+TOGETHER = [4**k for k in range(8, 12)]  # the same, on GPUs: smaller ones take no time that could be told from noise
 MOST_FLOPS = {"cpu": 6e9, "cuda": 4e12}  # of one kernel; the grid has no larger ones
 # Sums are measured behind so many products of this width, over as many rows as the message has, or this many.
 BEHIND, BEHIND_WIDTH, BEHIND_ROWS = 4, 512, 1024
@@ -43,8 +43,8 @@ INTERRUPTED = 2.0  # times the median that a call took which something else has 
 # On CPUs, collectives in one run of them, seconds of the runs of one size together, and how many runs.
 RUN, RUN_SECONDS, RUNS = 12, 0.5, (3, 15)
 BESIDE_RUNS = 24  # of a sum beside products
-SKEW_PRODUCTS, SKEW_RUNS = 8, 40  # products between two sums, about, and how often
-ATTEMPTS = 3  # at a difference that noise has hidden
+SKEW_PRODUCTS, SKEW_SUMS, SKEW_RUNS = 8, 8, 5  # products between two sums, about; sums of a run, and runs
+DIFFERENCES = 3  # of which the middle one counts
 POOL_BYTES = 512 * 2**20  # of memory that weights are taken from in turn: more than caches hold
 # A model whose arithmetic takes next to no time.
 TINY = {"architecture": "standard", "n_layer": 8, "width": 32, "n_head": 2, "vocab_size": 64, "block_size": 8}
@@ -56,27 +56,17 @@ def measure(comm: Collectives, device: str, link: str, dtype: str) -> dict[str, 
     link_gbit = settle(link, comm, device)
     if off_its_label(link, link_gbit):
         return {"link_gbit": link_gbit}
-    watch, bench = Watch(), Bench(comm, device, getattr(torch, dtype))
-    found: dict[str, object] = {
-        "link_gbit": link_gbit,
-        "product": list(bench.products()),
-        "attention_prefill": list(bench.attention(whole=True)),
-        "attention_decode": list(bench.attention(whole=False)),
-        "tiny": bench.tiny_model(dtype),
-    }
-    for name, points in bench.moving():
-        found.setdefault(name, []).append(points)
+    bench = Bench(comm, device, getattr(torch, dtype))
+    parts = [bench.products, bench.attention, bench.moving, bench.tiny_model]
     if comm.world > 1:
-        found["skew"] = bench.skew()
-        for name in ("all_reduce", "all_gather"):
-            found[name] = [[comm.world, size, bench.collective(name, size, found["skew"])] for size in MESSAGES]
-        if bench.on_gpu:
-            found["overlap"] = [bench.together(size) for size in BESIDE]
-        else:
-            beside = [(size, *bench.beside(size)) for size in BESIDE]
-            found["all_reduce_beside"] = [[comm.world, size, seconds] for size, seconds, _ in beside]
-            found["all_reduce_taken"] = [[comm.world, size, taken] for size, _, taken in beside]
-    return found | watch.stop(comm, device)
+        parts += [bench.skew, bench.collectives, bench.together if bench.on_gpu else bench.beside]
+    found: dict[str, object] = {"link_gbit": link_gbit, "other_load": 0.0}
+    for part in parts:
+        # What else ran is told of each part: a burst would be lost in the mean over minutes.
+        watch = Watch()
+        found |= part()
+        found["other_load"] = max(found["other_load"], watch.stop(comm, device)["other_load"])
+    return found
 
 
 def steady(times: Iterable[float]) -> float:
@@ -159,28 +149,38 @@ class Bench:
         """The mean of every rank's value."""
         return self.comm.all_reduce(torch.tensor([value], device=self.device)).wait().item() / self.comm.world
 
-    def products(self) -> Iterator[list]:
-        """[m, n, k, seconds]: m rows of k times a weight (n, k)."""
+    def products(self) -> dict[str, list]:
+        """product: [m, n, k, seconds] each, of m rows of k times a weight (n, k)."""
         shapes = [*itertools.product(ROWS, WIDTHS, WIDTHS), *((1, HEAD, k) for k in WIDTHS)]
+        points = []
         for m, n, k in shapes:
             if 2 * m * n * k <= self.most_flops and 2 * n * k <= len(self.pool):
                 x = torch.randn(1, m, k, device=self.device, dtype=self.dtype)
-                yield [m, n, k, self.mean(lambda x=x, n=n, k=k: F.linear(x, self.weight(n, k)))]
+                points.append([m, n, k, self.mean(lambda x=x, n=n, k=k: F.linear(x, self.weight(n, k)))])
+        return {"product": points}
 
-    def attention(self, whole: bool) -> Iterator[list]:
-        """[batch, context, heads, head_size, seconds]: of a whole prompt, or of one token to all of them."""
+    def attention(self) -> dict[str, list]:
+        """[batch, context, heads, head_size, seconds] each, of a whole prompt (attention_prefill), and of one token to
+        all of them (attention_decode)."""
+        found: dict[str, list] = {"attention_prefill": [], "attention_decode": []}
         for context, heads, head_size in itertools.product(CONTEXTS, HEADS, HEAD_SIZES):
             width = heads * head_size
             if 2 * width * context * context > self.most_flops:
                 continue
-            qkv = self.weight(1, context, 3 * width)
-            q, k, v = (split_heads(part, heads, head_size) for part in qkv.split(width, dim=-1))
-            q = q if whole else q[:, :, -1:]
-            seconds = self.mean(lambda q=q, k=k, v=v: causal_attention(q, k, v), self.small_product)
-            yield [1, context, heads, head_size, seconds]
+            q, k, v = self.heads(context, heads, head_size)
+            for name, queries in (("attention_prefill", q), ("attention_decode", q[:, :, -1:])):
+                seconds = self.mean(lambda q=queries, k=k, v=v: causal_attention(q, k, v), self.small_product)
+                found[name].append([1, context, heads, head_size, seconds])
+        return found
 
-    def moving(self) -> Iterator[tuple[str, list]]:
-        """(kernel, [bytes, seconds]) of kernels that memory bounds."""
+    def heads(self, context: int, heads: int, head_size: int) -> list[Tensor]:
+        """Queries, keys and values (1, heads, context, head_size), as a model's product leaves them."""
+        qkv = self.weight(1, context, 3 * heads * head_size)
+        return [split_heads(part, heads, head_size) for part in qkv.split(heads * head_size, dim=-1)]
+
+    def moving(self) -> dict[str, list]:
+        """[bytes, seconds] each, of kernels that memory bounds."""
+        found: dict[str, list] = {}
         for size in BYTES:
             # Rows of 1024 elements, as many as make the kernel read and write `size` bytes.
             def rows(times: int, size: int = size) -> Tensor:
@@ -197,41 +197,90 @@ class Bench:
                 "copy": (one, 2, lambda x=one, y=heads: y.copy_(split_heads(x[None], 16, 64))),
             }
             for name, (x, times, call) in calls.items():
-                yield name, [times * x.numel() * x.itemsize, self.mean(call, self.small_product)]
+                found.setdefault(name, []).append([times * x.numel() * x.itemsize, self.mean(call, self.small_product)])
+        return found
 
-    def tiny_model(self, dtype: str) -> float:
-        """Seconds of a model's forward that has next to no arithmetic, run as the engine runs it."""
-        module = random_rank(models.config_from_dict(TINY), 0, 1, 0, self.device, getattr(torch, dtype))
-        prompts_BT = torch.zeros(1, TINY["block_size"], dtype=torch.int64, device=self.device)
-        cache = Cache(module, 1, TINY["block_size"])
-        return self.mean(lambda: next(generate(module, prompts_BT, 1, cache=cache)))
+    def tiny_model(self) -> dict[str, object]:
+        """tiny: seconds of a model's forward that has next to no arithmetic, run as the engine runs it. bare: {kernel:
+        seconds} of its kernels, called in a loop as that forward is, so that the same caches are warm."""
+        module = random_rank(models.config_from_dict(TINY), 0, 1, 0, self.device, self.dtype)
+        context, width = TINY["block_size"], TINY["width"]
+        prompts_BT = torch.zeros(1, context, dtype=torch.int64, device=self.device)
+        cache = Cache(module, 1, context)
+        x_BTD = torch.randn(1, context, width, device=self.device, dtype=self.dtype)
+        matrix, weight = torch.randn(width, width).to(x_BTD), torch.ones(width).to(x_BTD)
+        q, k, v = self.heads(context, TINY["n_head"], width // TINY["n_head"])
+        bare = {
+            "product": lambda: F.linear(x_BTD, matrix),
+            "attention_prefill": lambda: causal_attention(q, k, v),
+            "attention_decode": lambda: causal_attention(q[:, :, -1:], k, v),  # of the last layer
+            "norm": lambda: F.layer_norm(x_BTD, (width,), weight),
+            "gelu": lambda: gelu(x_BTD),
+            "pointwise": lambda: x_BTD + x_BTD,
+            "copy": lambda: q.copy_(k),
+        }
+        return {
+            "tiny": self.mean(lambda: next(generate(module, prompts_BT, 1, cache=cache))),
+            "bare": {name: self.mean(call) for name, call in bare.items()},
+        }
 
-    def skew(self) -> float:
-        """How much longer the slowest rank takes over products between two sums than all ranks in the mean, as a share.
+    def skew(self) -> dict[str, float]:
+        """skew: how much longer the slowest rank takes over products between two sums than all ranks in the mean, as a
+        share; the median of runs' means.
 
         None on GPUs, whose ranks replay what was recorded.
         """
         if self.on_gpu:
-            return 0.0
+            return {"skew": 0.0}
         x = torch.randn(BEHIND_ROWS // 8, BEHIND_WIDTH, device=self.device, dtype=self.dtype)
-        shares = []
-        for _ in range(SKEW_RUNS):
-            wait_for_ranks(self.comm, self.device)
-            start = time.perf_counter()
+
+        def products() -> None:
             for _ in range(SKEW_PRODUCTS):
                 F.linear(x, self.weight(BEHIND_WIDTH, BEHIND_WIDTH))
-            own = time.perf_counter() - start
-            shares.append(slowest(own, self.comm, self.device) / self.over_ranks(own) - 1)
-        return sum(shares) / len(shares)
 
-    def collective(self, name: str, size: int, skew: float) -> float:
-        """Seconds of a collective of `size` bytes, each rank's sum's or all ranks' parts' together, behind products.
+        shares = []
+        for _ in range(SKEW_RUNS):
+            computed, _ = self.side_by_side(products, lambda: wait_for_ranks(self.comm, self.device), SKEW_SUMS)
+            shares.append(self.lateness(computed) / self.over_ranks(fmean(computed)))
+        return {"skew": median(shares)}
 
-        On CPUs ranks stand still for it for so long, less what their products' `skew` explains, in runs of collectives
-        with no barrier between them, as a forward has them; on GPUs recorded products take so much longer with it.
+    def side_by_side(
+        self, before: Callable[[], object], collective: Callable[[], object], count: int
+    ) -> tuple[list[float], list[float]]:
+        """Seconds of `count` times what comes before a collective, and of as many collectives, with no barrier between
+        them, as a forward has them."""
+        wait_for_ranks(self.comm, self.device)
+        computed, waited = [], []
+        for _ in range(count):
+            start = time.perf_counter()
+            before()
+            middle = time.perf_counter()
+            collective()
+            computed.append(middle - start)
+            waited.append(time.perf_counter() - middle)
+        return computed, waited
 
-        Raises:
-            InputError: the products took no longer with the collective, however often that was measured.
+    def lateness(self, computed: Sequence[float]) -> float:
+        """Seconds by which the slowest rank came later to a collective than all ranks in the mean, in the mean of all
+        collectives that such times of this rank went before."""
+        own = torch.tensor([computed], dtype=torch.float64, device=self.device)
+        ranks_RC = self.comm.all_gather(own, dim=0).wait()
+        return (ranks_RC.amax(0) - ranks_RC.mean(0)).mean().item()
+
+    def collectives(self) -> dict[str, list]:
+        """[ranks, bytes, seconds] each; a size that noise has hidden is left out."""
+        found = {}
+        for name in ("all_reduce", "all_gather"):
+            points = [[self.comm.world, size, self.collective(name, size)] for size in MESSAGES]
+            found[name] = [point for point in points if point[-1] > 0]
+        return found
+
+    def collective(self, name: str, size: int) -> float:
+        """Seconds of a collective of `size` bytes, each rank's sum's or all ranks' parts' together, behind products;
+        0 or less where noise is larger.
+
+        On CPUs ranks stand still for it for so long once the slowest has come, in runs of collectives with no barrier
+        between them, as a forward has them; on GPUs recorded products take so much longer with it.
         """
         parts = 1 if name == "all_reduce" else self.comm.world
         x = torch.zeros(1, max(1, size // (parts * self.dtype.itemsize)), device=self.device, dtype=self.dtype)
@@ -247,46 +296,33 @@ class Bench:
             products()
             call(x).wait()
 
-        for _ in range(ATTEMPTS):
-            if self.on_gpu:
-                longer = self.mean(both) - self.mean(products)
-            else:
-                computed, waited = self.waited(products, lambda: call(x).wait())
-                longer = waited - skew * computed
-            if longer > 0:
-                return longer
-        raise InputError(
-            f"calibrate: expected {name} of {size} bytes to take time behind products, found none in {ATTEMPTS} "
-            "measurements; measure once more while nothing else runs"
-        )
+        if self.on_gpu:
+            return median(self.mean(both) - self.mean(products) for _ in range(DIFFERENCES))
+        return self.stood_still(products, lambda: call(x).wait())
 
-    def waited(self, before: Callable[[], object], collective: Callable[[], object]) -> tuple[float, float]:
-        """Seconds of what comes before a collective, and of the collective, in a run of as many as a forward has: the
-        medians of runs' means, the means of those over ranks.
+    def stood_still(self, before: Callable[[], object], collective: Callable[[], object]) -> float:
+        """Seconds of a collective once the slowest rank has come to it, in a run of as many as a forward has: the
+        median of runs' means, since a forward is a sum over its collectives, and its time the median of forwards."""
 
-        A forward is a sum over its collectives, and its time the median of forwards.
-        """
+        def run() -> float:
+            computed, waited = self.side_by_side(before, collective, RUN)
+            return self.over_ranks(fmean(waited)) - self.lateness(computed)
 
-        def run() -> tuple[float, float]:
-            wait_for_ranks(self.comm, self.device)
-            computed = seconds = 0.0
-            for _ in range(RUN):
-                start = time.perf_counter()
-                before()
-                middle = time.perf_counter()
-                collective()
-                computed += middle - start
-                seconds += time.perf_counter() - middle
-            return computed / RUN, seconds / RUN
-
-        once = self.over_ranks(RUN * sum(run()))  # the ranks have to agree on how often
+        # The ranks have to agree on how often.
+        once = self.over_ranks(sum(map(sum, self.side_by_side(before, collective, RUN))))
         least, most = RUNS
-        runs = [run() for _ in range(int(max(least, min(most, RUN_SECONDS / once))))]
-        computed, seconds = (self.over_ranks(median(each)) for each in zip(*runs, strict=True))
-        return computed, seconds
+        return median(run() for _ in range(int(max(least, min(most, RUN_SECONDS / once)))))
 
-    def beside(self, size: int) -> tuple[float, float]:
-        """On CPUs: seconds that a sum of `size` bytes takes while every rank computes, and how many of them it takes
+    def beside(self) -> dict[str, list]:
+        """On CPUs: [ranks, bytes, seconds] each, of sums beside products, and of what they take from these."""
+        beside = [(size, *self.sum_beside(size)) for size in BESIDE]
+        return {
+            "all_reduce_beside": [[self.comm.world, size, seconds] for size, seconds, _ in beside],
+            "all_reduce_taken": [[self.comm.world, size, taken] for size, _, taken in beside],
+        }
+
+    def sum_beside(self, size: int) -> tuple[float, float]:
+        """Seconds that a sum of `size` bytes takes while every rank computes, and how many of them it takes
         from what is computed: small products until the sum has ended, then as many without a sum.
         """
         summed = torch.zeros(size // self.dtype.itemsize, dtype=self.dtype)
@@ -307,8 +343,12 @@ class Bench:
             taken.append(seconds[-1] - (time.perf_counter() - start))
         return self.over_ranks(steady(seconds)), max(self.over_ranks(median(taken)), 1e-6)
 
-    def together(self, size: int) -> list[float]:
-        """On GPUs: seconds of products and of a sum of `size` bytes, alone and beside each other (see `overlap`)."""
+    def together(self) -> dict[str, list]:
+        """On GPUs: overlap, samples of krakenlm.latency.calibrate.overlap."""
+        return {"overlap": [self.sum_together(size) for size in TOGETHER]}
+
+    def sum_together(self, size: int) -> list[float]:
+        """Seconds of products and of a sum of `size` bytes, alone and beside each other (see `overlap`)."""
         summed = torch.zeros(size // self.dtype.itemsize, device=self.device, dtype=self.dtype)
         x = torch.randn(64, 512, device=self.device, dtype=self.dtype)
         one = self.mean(lambda: F.linear(x, self.weight(512, 512)))

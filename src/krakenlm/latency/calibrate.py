@@ -15,8 +15,8 @@ from krakenlm import machine, models
 from krakenlm.errors import InputError
 from krakenlm.inference.launch import run_ranks
 from krakenlm.latency import hardware, kernels
-from krakenlm.latency.bench import TINY
-from krakenlm.latency.hardware import BESIDE, TAKEN, Hardware, Overlap, quantity, table_models
+from krakenlm.latency.bench import MESSAGES, TINY
+from krakenlm.latency.hardware import BESIDE, TAKEN, Overlap, place_in_table, quantity, table_models
 from krakenlm.latency.kernels import Table
 from krakenlm.latency.links import LOOPBACK, LinkError, network, off_its_label
 from krakenlm.latency.trace import trace
@@ -50,18 +50,21 @@ def calibrate(out_yaml: str | Path, *, ranks: int, threads: int, link: str, dtyp
     load = max(found["other_load"] for found in measured.values())
     if load > QUIET:
         print(
-            f"calibrate: other processes kept {load:.2f} cores busy meanwhile, so these times are too long; measure "
-            "once more while nothing else runs",
+            f"calibrate: other processes kept {load:.2f} cores busy during a part of it, so these times are too long; "
+            "measure once more while nothing else runs",
             file=sys.stderr,
         )
-    source = f"measured on {time.strftime('%Y-%m-%d')} by krakenlm hardware calibrate"
+    refuse_no_collectives(measured)
+    source = (
+        f"measured on {time.strftime('%Y-%m-%d')} by krakenlm hardware calibrate, other processes on {load:.2f} cores"
+    )
     about, tables = tables_of(measured, dtype, source)
     out_yaml = Path(out_yaml)
     file = Path("kernels") / f"{out_yaml.stem}.json"
     kernels.write_tables(out_yaml.parent / file, about, tables)
     joined = "NCCL" if on_gpus else f"gloo over {link}"
     title = f"{machine.device()}; {ranks} rank(s) of {threads} thread(s)" + (f", {joined}" if ranks > 1 else "")
-    described = description(measured, about, tables, title, dtype, source)
+    described = description(measured, about, title, dtype, source)
     comment = f"Made by: krakenlm hardware calibrate --ranks {ranks} --threads {threads} --link {link} --dtype {dtype}"
     hardware.write(out_yaml, {**described, "kernels": str(file)}, comment)
     hardware.load(out_yaml)
@@ -78,6 +81,25 @@ def measure_over(link: str, ranks: int, threads: int, dtype: str) -> dict:
     if off_its_label(link, found["link_gbit"]):
         raise InputError(f"link: expected {link}, found {found['link_gbit']:.2f} Gbit/s; try a quieter machine")
     return found
+
+
+def refuse_no_collectives(measured: Mapping[int, Mapping]) -> None:
+    """Say of which sizes noise has hidden a collective.
+
+    Raises:
+        InputError: of all of them.
+    """
+    for ranks, found in measured.items():
+        for name in ("all_reduce", "all_gather") if ranks > 1 else ():
+            hidden = sorted(set(MESSAGES) - {size for _, size, _ in found[name]})
+            if len(hidden) == len(MESSAGES):
+                raise InputError(
+                    f"calibrate: expected {name} to take time behind products, found none that is more than noise; "
+                    "measure once more while nothing else runs"
+                )
+            if hidden:
+                told = ", ".join(map(str, hidden))
+                print(f"calibrate: {name} of {told} bytes took no more than noise; left out", file=sys.stderr)
 
 
 def tables_of(measured: Mapping[int, Mapping], dtype: str, source: str) -> tuple[dict, dict[str, Table]]:
@@ -116,9 +138,7 @@ def tables_of(measured: Mapping[int, Mapping], dtype: str, source: str) -> tuple
     return about, tables
 
 
-def description(
-    measured: Mapping[int, Mapping], about: Mapping, tables: Mapping, title: str, dtype: str, source: str
-) -> dict:
+def description(measured: Mapping[int, Mapping], about: Mapping, title: str, dtype: str, source: str) -> dict:
     """The keys of a hardware file."""
     reference, ranks = about["reference"], max(measured)
     memory = machine.memory_of_a_rank(ranks)
@@ -132,7 +152,7 @@ def description(
         "memory_bandwidth_reached": quantity(1, "share", "the bandwidth above was reached"),
         "peak": {dtype: quantity(reference["flops"] / 1e12, "TFLOP/s", f"{source}: the fastest product")},
         "launch": quantity(reference["launch"] * 1e6, "us", f"{source}: the quickest addition"),
-        "dispatch": quantity(1e6 * dispatch(measured[ranks]["tiny"], about, tables, dtype), "us", source),
+        "dispatch": quantity(1e6 * dispatch(measured[ranks]["tiny"], measured[ranks]["bare"], dtype), "us", source),
         "overlap": {
             "compute": quantity(1, "times", "one rank has no communication"),
             "communication": quantity(1, "times", "one rank has no communication"),
@@ -153,18 +173,21 @@ def description(
     return described
 
 
-def dispatch(seconds: float, about: Mapping, tables: Mapping, dtype: str) -> float:
+def dispatch(seconds: float, bare: Mapping[str, float], dtype: str) -> float:
     """Seconds that an operation takes beside its kernel, in the module and function calls around it: what a model of
-    next to no arithmetic takes beyond its kernels, over their number."""
-    reference = about["reference"]
-    bare = Hardware(
-        name="", title="", engine="torch", devices=1, memory=0, reserved=0, bandwidth=reference["bytes"],
-        peak={dtype: reference["flops"]}, launch=reference["launch"], dispatch=0.0, inside=None, between=None,
-        overlap=Overlap(), tables=tables, table_launch=reference["launch"], table_dtypes=(dtype,),
-    )  # fmt: skip
+    next to no arithmetic takes beyond its `bare` kernels, over their number.
+
+    0 where the kernels alone took longer, as noise may have it on a GPU, which replays what was recorded; said on
+    stderr.
+    """
     traced = trace(models.config_from_dict(TINY), batch=1, new_tokens=TINY["block_size"], dtype=dtype)
-    kernels_alone = sum(bare.seconds(each, 1) for each in traced.operations)
-    return max(0.0, (seconds - kernels_alone) / len(traced.operations))
+    kernels_alone = sum(bare.get(each.name) or bare[place_in_table(each)[0]] for each in traced.operations)
+    each = (seconds - kernels_alone) / len(traced.operations)
+    if each < 0:
+        print(
+            f"calibrate: dispatch: {1e6 * each:.2f} us an operation were measured, and are taken as 0", file=sys.stderr
+        )
+    return max(0.0, each)
 
 
 def factors_of(measured: Mapping) -> Overlap:
@@ -173,7 +196,8 @@ def factors_of(measured: Mapping) -> Overlap:
         return overlap(measured["overlap"])
     alone = {size: seconds for _, size, seconds in measured["all_reduce"]}
     taken = {size: seconds for _, size, seconds in measured[TAKEN]}
-    return middle([Overlap.of(alone[size], seconds, taken[size]) for _, size, seconds in measured[BESIDE]])
+    beside = [(size, seconds) for _, size, seconds in measured[BESIDE] if size in alone]
+    return middle([Overlap.of(alone[size], seconds, taken[size]) for size, seconds in beside])
 
 
 def middle(factors: Sequence[Overlap]) -> Overlap:

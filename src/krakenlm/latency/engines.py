@@ -96,7 +96,8 @@ def prompt_windows(tokens, prompts: int, length: int, where: str | Path) -> list
 
 def describe(model: Path) -> dict:
     config = models.load_config(model).to_dict()
-    seed = read_json(model / "metrics.json")["seed"]
+    # Of the folder, seed0-...: other tables have it, too, while an imported model keeps what it was trained with.
+    seed = int(model.name.partition("-")[0].removeprefix("seed"))
     return {"architecture": config["architecture"], "degree": config.get("degree", ""), "seed": seed}
 
 

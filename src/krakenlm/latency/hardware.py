@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -31,6 +32,7 @@ MAY_BE_ZERO = ("us", "GB")
 # Tables of what an AllReduce takes while products run, and of what it takes from them meanwhile.
 BESIDE, TAKEN = "all_reduce_beside", "all_reduce_taken"
 MOST_TAKEN = 0.95  # of the time beside each other
+NOT_OFF: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -160,14 +162,18 @@ class Hardware:
             seconds += getattr(self.between, kind)(machines, moved / local)
         return seconds
 
-    def overlap_of(self, collective: "Operation") -> Overlap:
-        """How much a collective and compute slow each other: as measured at its size, else as the description says."""
+    def overlap_of(self, collective: "Operation", off: Mapping[str, float] = NOT_OFF) -> Overlap:
+        """How much a collective and compute slow each other: as measured at its size, else as the description says.
+
+        Args:
+            off: {table: factor} by which what tables say is taken to be off.
+        """
         ranks = len(collective.ranks)
         if collective.kind != "all_reduce" or BESIDE not in self.tables or ranks > self.devices:
             return self.overlap
         at, modelled = {"ranks": ranks, "bytes": collective.bytes}, self.inside.all_reduce(ranks, collective.bytes)
-        beside, taken = (modelled * self.tables[name].ratio(**at) for name in (BESIDE, TAKEN))
-        return Overlap.of(self.collective_seconds(collective), beside, taken)
+        beside, taken = (modelled * self.tables[name].ratio(**at) * off.get(name, 1.0) for name in (BESIDE, TAKEN))
+        return Overlap.of(self.collective_seconds(collective) * off.get("all_reduce", 1.0), beside, taken)
 
 
 def place_in_table(operation: "Operation") -> tuple[str, dict[str, float]]:

@@ -233,7 +233,7 @@ class Recorder(TorchFunctionMode):
             flops=flops,
             bytes=sum(reads.values()) + sum(writes.values()),
             module=next((self.modules[s] for each in inputs if (s := storage_of(each)) in self.modules), ""),
-            causal=kind == "attention" and is_causal(kwargs),
+            causal=kind == "attention" and bool(kwargs.get("is_causal")),
         )
         self.steps.append(Step(operation, reads, writes))
 
@@ -356,16 +356,10 @@ def cost(name: str, args: tuple, kwargs: dict, result: Tensor) -> tuple[str, tup
         return "product", (batch, m, n, k), 2 * result.numel() * k
     if name == ATTENTION:
         (rows, heads, queries, size), keys = args[0].shape, args[1].shape[-2]
-        pairs = queries * keys - (queries * (queries - 1) // 2 if is_causal(kwargs) else 0)
+        pairs = queries * keys - (queries * (queries - 1) // 2 if kwargs.get("is_causal") else 0)
         return "attention", (rows, heads, queries, keys, size), 4 * rows * heads * size * pairs
     kind = "norm" if name in NORMS else "copy" if name in COPIES else "pointwise"
     return kind, tuple(result.shape), 0
-
-
-def is_causal(kwargs: dict) -> bool:
-    mask = kwargs.get("attn_mask")
-    # A mask that is no plain tensor is PyTorch's CausalBias, seconds to import.
-    return bool(kwargs.get("is_causal")) or not (mask is None or type(mask) is Tensor)
 
 
 def fused(steps: Sequence[Step]) -> list[Step]:

@@ -126,7 +126,8 @@ def import_model(source: str | Path, out: str | Path, tokenizer: str | Path | No
     trained = read_json(source / "metrics.json") if (source / "metrics.json").is_file() else {}
     write_model(
         source / "model.safetensors", module.config.to_dict(), weights, out,
-        chosen_tokenizer(own if own.is_file() else None, tokenizer), source=f"the model folder {source.name}",
+        chosen_tokenizer(own if own.is_file() else None, tokenizer),
+        source=f"the model folder {source.name}" + (f", made from {trained['source']}" if "source" in trained else ""),
         trained={key: trained[key] for key in ABOUT_TRAINING if key in trained},
     )  # fmt: skip
 

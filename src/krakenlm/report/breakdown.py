@@ -34,6 +34,11 @@ def section(rows: Sequence[Row]) -> Section:
         "them a timed one: the profiler takes time, so these are shares more than durations. The parts of a bar add up "
         "to the whole; AllReduces that run under compute (hidden) cost nothing and stand in the table alone.",
     ]
+    if any((number(row[column]) or 0) < 0 for row in rows for column in PARTS):
+        lead.append(
+            "A part below zero is noise: fewer layers were run than the model has, and the part took no longer with "
+            "more of them."
+        )
     return Section(
         name,
         title,

@@ -176,8 +176,9 @@ def mapping(processes: int) -> Iterator[Callable]:
             yield pool.map
     except BrokenProcessPool:
         raise InputError(
-            f"corpus: expected {processes} processes to read to the end, found that one was killed, as the system does "
-            "where memory runs out; lower --processes or give more memory, and run again"
+            f"corpus: expected {processes} processes to read to the end, found that one ended before: by the error "
+            "above, if there is one, else killed, as the system does where memory runs out; lower --processes or give "
+            "more memory, and run again"
         ) from None
 
 
