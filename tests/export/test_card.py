@@ -65,7 +65,12 @@ def test_it_has_the_scores_of_its_own_run_alone(card, tmp_path):
 
 def test_what_is_unknown_is_left_out(card):
     text = card({"seed": "", "tokens_seen": "", "source": "GPT-2, openai-community/gpt2"})
-    assert "The weights come from elsewhere: GPT-2, openai-community/gpt2." in text
+    elsewhere = "The weights come from elsewhere: GPT-2, openai-community/gpt2."
+    documented = "What they were trained on is documented there."
+    assert f"{elsewhere} {documented}" in text
+    known = card(METRICS | {"source": "GPT-2, openai-community/gpt2"})
+    assert elsewhere in known
+    assert documented not in known
     for unknown in ("Recipe", "Perplexity", "SuperGLUE", "None", "license:", "saw"):
         assert unknown not in text
 

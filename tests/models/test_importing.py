@@ -248,6 +248,9 @@ def test_what_is_known_of_a_models_training_comes_with_it(tmp_path):
     found = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert found.items() >= known.items()
     assert (found["source"], found["curve"], found["timings"]) == ("the model folder model", [], {"seconds": 0.0})
+    import_model(tmp_path / "again", tmp_path / "third")
+    third = json.loads((tmp_path / "third" / "metrics.json").read_text())
+    assert third["source"] == "the model folder again, made from the model folder model"
     path.unlink()
     import_model(tmp_path / "model", tmp_path / "once-more")
     assert json.loads((tmp_path / "once-more" / "metrics.json").read_text())["seed"] == ""

@@ -52,14 +52,18 @@ def test_a_chart_is_as_wide_as_its_column_and_has_nothing_for_other_readers(two_
     assert not names & {"role", "id", "aria-label", "font-family", "style"}
 
 
+LONG_NAME = "a-model-whose-name-is-longer-than-an-axis-has-room-for"
+
+
 def test_names_on_an_axis_leave_with_their_architecture():
     values = [
         {"label": name, "place": place, "value": 1.0, "low": 0.5, "high": 1.5, "text": f"{name}: 1.0"}
-        for name, place in (("standard", "0"), ("kraken-2way", "4"))
+        for name, place in (("standard", "0"), ("kraken-2way", "4"), (LONG_NAME, "2"))
     ]
     root = ElementTree.fromstring(for_page(dots(values, PALETTE, "x")))
     texts = {part.text: part.get("data-place") for part in root.iterfind(".//{*}text")}
     assert (texts["standard"], texts["kraken-2way"], texts["x"]) == ("0", "4", None)
+    assert [place for text, place in texts.items() if text.startswith("a-model") and text.endswith("\u2026")] == ["2"]
 
 
 def test_a_line_says_whose_it_is():

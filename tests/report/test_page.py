@@ -133,6 +133,13 @@ def test_where_the_time_goes_is_a_bar_of_parts_that_add_up(inputs):
     assert [value for _, value in hidden] == ["0.125", "2.625"] * 2
 
 
+def test_a_part_below_zero_is_said_to_be_noise(inputs):
+    rows = inputs.rows("breakdown")
+    assert not any("below zero" in text for text in breakdown.section(rows).lead)
+    rows[0] |= {"norm_ms": "-0.5"}
+    assert any("A part below zero is noise" in text for text in breakdown.section(rows).lead)
+
+
 def test_what_holds_for_every_row_of_a_table_is_said_once_above_it(inputs):
     page = Page(inputs.page())
     assert "In every row: size width-64; runs 10; source measured; batch 1; engine torch; device CPU." in page.text

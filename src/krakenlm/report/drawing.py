@@ -81,7 +81,7 @@ def for_page(spec: Mapping) -> Markup:
 
 def slim(part: ElementTree.Element, said: set[str], places: Mapping[str, str]) -> None:
     """Take away what is not seen, and give marks their words and places."""
-    label = part.get("aria-label") or part.text
+    label = whole_name(part.get("aria-label") or part.text, places)
     kept = dict(attributes(part))
     if label in said and label == part.get("aria-label"):
         kept["data-text"] = label
@@ -94,6 +94,15 @@ def slim(part: ElementTree.Element, said: set[str], places: Mapping[str, str]) -
             part.remove(child)
         else:
             slim(child, said, places)
+
+
+def whole_name(label: str | None, places: Mapping[str, str]) -> str | None:
+    """The name that an axis has cut, if `label` is the start of one alone; else the label itself."""
+    if label and label.endswith("\u2026"):
+        names = [name for name in places if name.startswith(label[:-1])]
+        if len(names) == 1:
+            return names[0]
+    return label
 
 
 def attributes(part: ElementTree.Element) -> Iterator[tuple[str, str]]:
