@@ -81,12 +81,12 @@ def for_page(spec: Mapping) -> Markup:
 
 def slim(part: ElementTree.Element, said: set[str], places: Mapping[str, str]) -> None:
     """Take away what is not seen, and give marks their words and places."""
-    label = whole_name(part.get("aria-label") or part.text, places)
+    label = part.get("aria-label") or part.text
     kept = dict(attributes(part))
     if label in said and label == part.get("aria-label"):
         kept["data-text"] = label
-    if label in places:
-        kept["data-place"] = places[label]
+    if place := place_of(label, places):
+        kept["data-place"] = place
     part.attrib.clear()
     part.attrib.update(kept)
     for child in list(part):
@@ -96,13 +96,12 @@ def slim(part: ElementTree.Element, said: set[str], places: Mapping[str, str]) -
             slim(child, said, places)
 
 
-def whole_name(label: str | None, places: Mapping[str, str]) -> str | None:
-    """The name that an axis has cut, if `label` is the start of one alone; else the label itself."""
+def place_of(label: str | None, places: Mapping[str, str]) -> str | None:
+    """The place of a name, also where an axis has cut it; None of what is no name, or could be two."""
     if label and label.endswith("\u2026"):
-        names = [name for name in places if name.startswith(label[:-1])]
-        if len(names) == 1:
-            return names[0]
-    return label
+        found = {place for name, place in places.items() if name.startswith(label[:-1])}
+        return found.pop() if len(found) == 1 else None
+    return places.get(label)
 
 
 def attributes(part: ElementTree.Element) -> Iterator[tuple[str, str]]:
