@@ -49,6 +49,7 @@ OWN_ARCHITECTURE = "staggered"
 # Words that stand for something of the reader's -> what stands there in the folder of the test.
 PLACEHOLDERS = {
     "MODEL": "results/tiny/*/models/kraken-2way/seed0-*",
+    "$MODEL": "results/tiny/*/models/kraken-2way/seed0-*",
     "FOLDER_OR_HUB_NAME": "gpt2",
     "results/<scale>/<corpus>/tokens": "results/tiny/*/tokens",
 }
