@@ -44,7 +44,9 @@ def test_the_record_of_a_run_says_with_which_recipe_and_on_which_tokens(text, un
     assert metrics["tokens"] == json.loads((text[0] / "manifest.json").read_text())
 
 
-def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(text, undisturbed, tmp_path, monkeypatch):
+def train_until_a_power_cut(text, out, logger=None):
+    """Train up to step 6; the checkpoint is of step 3."""
+
     class PowerCut(Exception):
         pass
 
@@ -55,14 +57,27 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(text, undisturbed,
         if trainer.global_step == 7:
             raise PowerCut
 
-    monkeypatch.setattr(Record, "on_train_batch_end", cut)
-    with pytest.raises(PowerCut):
-        train(text, tmp_path)
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(Record, "on_train_batch_end", cut)
+        run.train(*text, MODEL, RECIPE, 0, out, logger=logger)
+
+
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(text, undisturbed, tmp_path):
+    train_until_a_power_cut(text, tmp_path)
     assert [path.name for path in saved(tmp_path / "checkpoints")] == ["step-00000004.ckpt"]
     train(text, tmp_path)
     assert untimed(tmp_path) == untimed(undisturbed)
     assert json.loads((tmp_path / "metrics.json").read_text())["timings"]["resumed_at_step"] == 4
+
+
+def test_a_run_that_goes_on_logs_again_all_that_was_logged_up_to_its_checkpoint(text, tmp_path):
+    first, second = Seen(), Seen()
+    train_until_a_power_cut(text, tmp_path, first)
+    run.train(*text, MODEL, RECIPE, 0, tmp_path, logger=second)
+    assert {step: second.metrics[step] for step in range(4)} == {step: first.metrics[step] for step in range(4)}
+    assert {step: set(second.metrics[step]) for step in first.metrics} == {s: set(m) for s, m in first.metrics.items()}
+    assert "train/peak_memory_gb" in second.metrics[0]
+    assert "validation/loss" in second.metrics[0]
 
 
 def test_a_truncated_checkpoint_is_named_and_the_one_before_it_taken(text, undisturbed, tmp_path, capfd):

@@ -38,15 +38,18 @@ class Record(Callback):
         self.flops_per_token = training_flops_per_token(model_config)
         self.curve: list[dict] = []
         self.validation: list[dict] = []
+        self.machine: dict[int, dict[str, float]] = {}  # what depends on it at each step of the curve, for the loggers
         self.earlier_seconds = 0.0  # of the processes before this one, up to the checkpoint
         self.started = 0.0
         self.first_step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"curve": self.curve, "validation": self.validation, "seconds": self.total_seconds()}
+        state = {"curve": self.curve, "validation": self.validation, "machine": self.machine}
+        return state | {"seconds": self.total_seconds()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.curve, self.validation = state["curve"], state["validation"]
+        self.machine = state.get("machine", {})  # checkpoints of before it was kept lack it
         self.earlier_seconds = state["seconds"]
 
     def total_seconds(self) -> float:
@@ -69,11 +72,11 @@ class Record(Callback):
         self.replay(trainer)
 
     def replay(self, trainer: Any) -> None:
-        """Hand what the checkpoint knows of the curve to the loggers, in order: a killed process may not have.
+        """Hand all that was logged up to the checkpoint to the loggers, in order: a killed process may not have.
 
-        Speeds are not in it. A logger leaves out what it has.
+        A logger leaves out what it has.
         """
-        points = [(point["step"], curve_metrics(point)) for point in self.curve]
+        points = [(point["step"], curve_metrics(point) | self.machine.get(point["step"], {})) for point in self.curve]
         points += [(point["step"], validation_metrics(point["loss"])) for point in self.validation]
         for step, metrics in sorted(points, key=lambda point: point[0]):
             log(trainer, step, metrics)
@@ -107,7 +110,8 @@ class Record(Callback):
                 continue
             rate = self.recipe.rate(earlier)
             self.curve.append({"step": earlier, "loss": loss, "learning_rate": rate, "gradient_norm": norm})
-            log(trainer, earlier, curve_metrics(self.curve[-1]) | self.machine_metrics(trainer.strategy.root_device))
+            self.machine[earlier] = self.machine_metrics(trainer.strategy.root_device)
+            log(trainer, earlier, curve_metrics(self.curve[-1]) | self.machine[earlier])
 
     def measure_speed(self, step: int) -> None:
         """Tokens per second since the last reading, the share of the devices' matrix rate that their FLOPs are, and the
