@@ -3,7 +3,7 @@ import pandas
 import pytest
 
 from krakenlm.errors import InputError
-from krakenlm.evaluation.comparison import compare, p_mcnemar
+from krakenlm.evaluation.comparison import compare
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def test_a_difference_an_equivalence_and_neither_are_told_apart(tables):
     assert (far["verdict"], near["verdict"]) == ("different", "equivalent")
     assert far["ci_low"] < 0.3 < far["ci_high"]
     assert scored["verdict"] == "no difference at this sample size"
-    assert scored["p_mcnemar"] == 1.0
-    assert (far["p_mcnemar"], far["seeds"], far["n"]) == (None, 2, 200)
+    assert (scored["test"], scored["p_value"]) == ("exact McNemar", 1.0)
+    assert (far["test"], far["seeds"], far["n"]) == ("t", 2, 200)
     assert rows_of(tables, loss_margin=1e-5)["c", "a", "loss"]["verdict"] != "equivalent"
 
 
@@ -66,14 +66,35 @@ def test_equal_answers_to_all_of_a_few_examples_are_not_called_equivalent(tables
     answers = pandas.read_parquet(tables / "superglue.parquet")
     answers.assign(value=1.0)[answers["example"] < 6].to_parquet(tables / "superglue.parquet")
     row = rows_of(tables)["b", "a", "boolq"]
-    assert (row["difference"], row["p_equivalence"]) == (0, None)
+    assert (row["difference"], row["p_value"]) == (0, 1)
     assert row["verdict"] == "no difference at this sample size"
 
 
-def test_mcnemar_looks_at_the_examples_that_one_model_alone_has_right():
-    first, second = np.array([1, 1, 1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 0, 0, 0])
-    assert p_mcnemar(first, second) == pytest.approx(2 / 2**6)
-    assert p_mcnemar(first, first) == 1
+def answered(tables, examples, first_right, seeds=(0,)):
+    """Two models of which `a` has all wrong, `b` the first ones right."""
+    rows = [
+        {"model": model, "task": "boolq", "metric": "acc", "data": "tasks", "example": example, "seed": seed,
+         "value": float(model == "b" and example < first_right)}
+        for model in ("a", "b")
+        for seed in seeds
+        for example in range(examples)
+    ]  # fmt: skip
+    pandas.DataFrame(rows).to_parquet(tables / "superglue.parquet")
+    return rows_of(tables)["b", "a", "boolq"]
+
+
+def test_a_few_answers_are_no_difference_and_no_equivalence(tables):
+    four_of_wsc, two_of_rte = answered(tables, 104, 4), answered(tables, 277, 2)
+    assert four_of_wsc["p_value"] == pytest.approx(2 / 2**4)
+    assert four_of_wsc["verdict"] == "no difference at this sample size"
+    assert two_of_rte["verdict"] == "no difference at this sample size"
+    assert answered(tables, 104, 6)["verdict"] == "different"
+    assert answered(tables, 2770, 2)["verdict"] == "equivalent"
+
+
+def test_answers_averaged_over_several_seeds_are_compared_by_t(tables):
+    row = answered(tables, 104, 30, seeds=(0, 1))
+    assert (row["test"], row["seeds"]) == ("t", 2)
 
 
 def test_missing_tables_columns_and_margins_are_named(tables):

@@ -363,7 +363,8 @@ def test_verdicts_with_margin_and_interval_stand_below_the_scores_that_they_comp
         "kraken-2way", "standard", "loss, whole validation set", "+0.1234", "+0.1000 to +0.1500"
     ]  # fmt: skip
     assert [loss[6][0], loss[8][0]] == ["0.02", "different"]
-    # What holds for every row (models, margin, seeds) stands above.
+    assert loss[9][0] == "t"
+    # What holds for every row (models, margin, test, seeds) stands above.
     assert [row[-1][0] for row in tables["superglue-comparisons"][1:]] == [
         "equivalent",
         "no difference at this sample size",

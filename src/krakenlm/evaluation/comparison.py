@@ -5,19 +5,21 @@ from itertools import combinations
 from pathlib import Path
 
 import pandas
-from scipy.stats import binomtest
 
 from krakenlm.errors import InputError
+from krakenlm.evaluation.proportions import PairedAnswers, paired_answers
 from krakenlm.evaluation.statistics import Difference, paired_difference
 from krakenlm.files import write_table
 
 COLUMNS = (
-    "model", "against", "measure", "data", "difference", "ci_low", "ci_high", "p_value", "p_mcnemar", "margin",
+    "model", "against", "measure", "data", "difference", "ci_low", "ci_high", "p_value", "test", "margin",
     "p_equivalence", "verdict", "seeds", "n",
 )  # fmt: skip
 # How much of a difference does not matter, unless the user says otherwise: 0.02 nats a token are 2% of perplexity.
 LOSS_MARGIN, SCORE_MARGIN = 0.02, 0.02
 LEVEL = 0.05
+# `test`, of p_value: right and wrong answers of one seed have their own.
+MCNEMAR, T = "exact McNemar", "t"
 
 
 def compare(
@@ -25,10 +27,12 @@ def compare(
 ) -> list[dict]:
     """Write one row per pair of models and measure as CSV.
 
-    `difference` is the model's score less that of `against`, both over the seeds that both have, with a 95% interval
-    (statistics.paired_difference); `p_mcnemar` the exact McNemar test's, for right and wrong answers of one seed.
-    `verdict` is "different" where p_value < 0.05, "equivalent" where p_equivalence < 0.05, both where both are, and
-    "no difference at this sample size" where neither is. No correction for the number of rows is made.
+    `difference` is the model's score less that of `against`, both over the seeds that both have, with a 95% interval.
+    Right and wrong answers of one seed have p_value from the exact McNemar test, interval and p_equivalence from
+    Tango's score method (proportions.PairedAnswers); all else has the three from t (statistics.paired_difference).
+    `test` says which. `verdict` is "different" where p_value < 0.05, "equivalent" where p_equivalence < 0.05, both
+    where both are, and "no difference at this sample size" where neither is. Nothing is corrected for the number of
+    rows.
 
     Args:
         perplexity, superglue: results/perplexity.parquet and superglue.parquet.
@@ -87,11 +91,13 @@ def pairs(table: pandas.DataFrame, margin: float) -> Iterator[dict]:
             first_SU, second_SU = (values[name].loc[seeds].to_numpy() for name in (model, against))
             row = {"model": model, "against": against, "measure": measure, "data": data, "margin": margin}
             right_or_wrong = len(seeds) == 1 and part["value"].isin([0, 1]).all() and (size_U == 1).all()
-            mcnemar = p_mcnemar(first_SU[0], second_SU[0]) if right_or_wrong else None
-            yield row | described(paired_difference(first_SU, second_SU, size_U), margin) | {"p_mcnemar": mcnemar}
+            if right_or_wrong:
+                yield row | {"test": MCNEMAR} | described(paired_answers(first_SU[0], second_SU[0]), margin)
+            else:
+                yield row | {"test": T} | described(paired_difference(first_SU, second_SU, size_U), margin)
 
 
-def described(found: Difference, margin: float) -> dict:
+def described(found: Difference | PairedAnswers, margin: float) -> dict:
     low, high = found.interval()
     p_value, p_equivalence = found.p_value(), found.p_equivalence(margin)
     return {
@@ -111,11 +117,3 @@ def verdict(difference: float, p_value: float | None, p_equivalence: float | Non
         return "" if difference else "no difference at this sample size"
     words = [word for word, p in (("different", p_value), ("equivalent", p_equivalence)) if p < LEVEL]
     return ", ".join(words) or "no difference at this sample size"
-
-
-def p_mcnemar(first_U, second_U) -> float:
-    """Exact McNemar test: of the examples that one model alone has right, is half the one's?"""
-    only_first, only_second = int((first_U > second_U).sum()), int((first_U < second_U).sum())
-    if only_first + only_second == 0:
-        return 1.0
-    return float(binomtest(only_first, only_first + only_second).pvalue)

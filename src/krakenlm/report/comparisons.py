@@ -49,6 +49,7 @@ def table(name: str, caption: str, rows: Sequence[Row]) -> list[Table]:
         Column("margin", "margin", short, "differences within it do not matter"),
         Column("p_equivalence", "p of equivalence", probability, "below 0.05 the 90% interval lies within the margin"),
         Column("verdict", "verdict", result=True),
+        Column("test", "test", None, "behind p; beside the exact McNemar test, interval and equivalence are Tango's"),
         Column("seeds", "seeds", short, "with one, the spread between trainings is not in the interval"),
         Column("n", "n", count, "documents or examples"),
     ]
