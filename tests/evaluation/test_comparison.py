@@ -1,6 +1,7 @@
 import numpy as np
 import pandas
 import pytest
+from scipy import stats
 
 from krakenlm.errors import InputError
 from krakenlm.evaluation.comparison import compare
@@ -20,7 +21,8 @@ def tables(tmp_path):
         for document in range(200)
     ]  # fmt: skip
     answers = [
-        {"model": model, "task": "boolq", "metric": "acc", "data": "tasks", "example": example, "seed": 0,
+        {"model": model, "task": "boolq", "metric": "acc", "data": "tasks", "example": example,
+         "group": str(example), "seed": 0,
          "value": float((example + shift) % 10 < 6)}
         for model, shift in (("a", 0), ("b", 1))
         for example in range(100)
@@ -73,7 +75,8 @@ def test_equal_answers_to_all_of_a_few_examples_are_not_called_equivalent(tables
 def answered(tables, examples, first_right, seeds=(0,)):
     """Two models of which `a` has all wrong, `b` the first ones right."""
     rows = [
-        {"model": model, "task": "boolq", "metric": "acc", "data": "tasks", "example": example, "seed": seed,
+        {"model": model, "task": "boolq", "metric": "acc", "data": "tasks", "example": example, "group": str(example),
+         "seed": seed,
          "value": float(model == "b" and example < first_right)}
         for model in ("a", "b")
         for seed in seeds
@@ -95,6 +98,24 @@ def test_a_few_answers_are_no_difference_and_no_equivalence(tables):
 def test_answers_averaged_over_several_seeds_are_compared_by_t(tables):
     row = answered(tables, 104, 30, seeds=(0, 1))
     assert (row["test"], row["seeds"]) == ("t", 2)
+
+
+def test_answers_about_one_paragraph_are_one_unit(tables):
+    draws = np.random.default_rng(5)
+    # Five answers a paragraph, all of which a model has right or wrong together.
+    right = {model: draws.integers(0, 2, 40) for model in ("a", "b")}
+    rows = [
+        {"model": model, "task": "multirc", "metric": "acc (corrected)", "data": "tasks", "example": example,
+         "group": f"paragraph {example // 5}", "seed": 0, "value": float(right[model][example // 5])}
+        for model in ("a", "b")
+        for example in range(200)
+    ]  # fmt: skip
+    pandas.DataFrame(rows).to_parquet(tables / "superglue.parquet")
+    row = rows_of(tables)["b", "a", "multirc"]
+    expected = stats.ttest_rel(right["b"], right["a"])
+    assert (row["test"], row["n"]) == ("t", 40)
+    assert row["p_value"] == pytest.approx(expected.pvalue)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(expected.confidence_interval()))
 
 
 def test_missing_tables_columns_and_margins_are_named(tables):

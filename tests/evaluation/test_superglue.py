@@ -154,6 +154,20 @@ def test_predictions_of_every_example_stand_beside_the_table_and_average_to_it(m
     assert all(nats[chosen] == max(nats) for nats, chosen in zip(table["nats"], table["predicted"], strict=True))
 
 
+def test_examples_about_one_paragraph_or_passage_are_one_group(tasks, tmp_path, monkeypatch):
+    for task, shared in (("multirc", "paragraph"), ("record", "passage")):
+        rows = [
+            example(task, number) | {shared: f"Ann and Ben went to Oslo, day {number // 4}."} for number in range(8)
+        ]
+        (tasks / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(superglue, "KrakenLM", Knowing)
+    run(tmp_path, tasks, tmp_path / "out.csv")
+    table = pandas.read_parquet(tmp_path / "out.parquet")
+    groups = table.drop_duplicates(["task", "example"]).groupby("task")["group"].agg(list)
+    assert all(len(set(each)) == (2 if task in ("multirc", "record") else 8) for task, each in groups.items())
+    assert all(len(set(groups[task][:4])) == len(set(groups[task][4:])) == 1 for task in ("multirc", "record"))
+
+
 @pytest.mark.slow
 def test_two_ranks_write_what_one_writes(model, tasks, tmp_path):
     run(model, tasks, tmp_path / "one.csv")

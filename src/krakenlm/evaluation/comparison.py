@@ -30,9 +30,11 @@ def compare(
     `difference` is the model's score less that of `against`, both over the seeds that both have, with a 95% interval.
     Right and wrong answers of one seed have p_value from the exact McNemar test, interval and p_equivalence from
     Tango's score method (proportions.PairedAnswers); all else has the three from t (statistics.paired_difference).
-    `test` says which. `verdict` is "different" where p_value < 0.05, "equivalent" where p_equivalence < 0.05, both
-    where both are, and "no difference at this sample size" where neither is. Nothing is corrected for the number of
-    rows.
+    `test` says which. `n` counts documents and examples; answers about one paragraph (MultiRC) and queries about one
+    passage (ReCoRD) depend on one another, so there it counts those, each with its sum of values.
+
+    `verdict` is "different" where p_value < 0.05, "equivalent" where p_equivalence < 0.05, both where both are, and
+    "no difference at this sample size" where neither is. Nothing is corrected for the number of rows.
 
     Args:
         perplexity, superglue: results/perplexity.parquet and superglue.parquet.
@@ -47,13 +49,13 @@ def compare(
         if not margin > 0:
             raise InputError(f"{name}: expected a number above 0, found {margin}; raise it")
     losses = read(perplexity, ["model", "protocol", "data", "document", "nats", "tokens", "seed"])
-    scores = read(superglue, ["model", "task", "metric", "data", "example", "value", "seed"])
+    scores = read(superglue, ["model", "task", "metric", "data", "group", "value", "seed"])
     losses = losses.rename(columns={"document": "unit", "nats": "value", "tokens": "size"})
     losses["measure"] = "loss, " + losses["protocol"]
     # Of MultiRC the corrected figure alone: a better model has a lower one by lm-eval's labels.
     scores = scores[(scores["task"] != "multirc") | (scores["metric"] != "acc")]
-    scores = scores.rename(columns={"example": "unit"}).assign(size=1)
     scores["measure"] = scores["task"] + ", " + scores["metric"]
+    scores = by_group(scores)
     rows = [*pairs(losses, loss_margin), *pairs(scores, score_margin)]
     return write_table(out, rows, COLUMNS)
 
@@ -69,6 +71,12 @@ def read(path: Path, needed: list[str]) -> pandas.DataFrame:
             f"{path}: expected the columns {', '.join(needed)}, found no {', '.join(missing)}; score again"
         )
     return table
+
+
+def by_group(scores: pandas.DataFrame) -> pandas.DataFrame:
+    """Examples of a group as one unit: its values' sum, and how many they are as `size`."""
+    groups = scores.groupby(["model", "measure", "data", "seed", "group"], sort=False)["value"]
+    return groups.agg(["sum", "size"]).reset_index().rename(columns={"group": "unit", "sum": "value"})
 
 
 def pairs(table: pandas.DataFrame, margin: float) -> Iterator[dict]:

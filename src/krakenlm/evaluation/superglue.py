@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import tempfile
@@ -46,6 +47,8 @@ HUB, HUB_REVISION = "aps/super_glue", "3de24cf8022e94f4ee4b9d55a6f539891524d646"
 LM_EVAL_TASKS = Path(lm_eval.tasks.__file__).parent / "super_glue"
 SPLIT = "validation"
 CORRECTED = "acc (corrected)"  # MultiRC's, see `evaluate`
+# What several examples of a task have in common, so that they depend on one another.
+SHARED = {"multirc": "paragraph", "record": "passage"}
 
 
 @dataclass(frozen=True)
@@ -144,15 +147,17 @@ def evaluate_on_rank(
 
 
 def predictions(samples: Mapping) -> pandas.DataFrame:
-    """One row per example and metric: task, example (its number), metric, value, predicted (the chosen answer's number)
-    and nats (the log-probability of each answer).
+    """One row per example and metric: task, example (its number), group, metric, value, predicted (the chosen answer's
+    number) and nats (the log-probability of each answer).
 
+    Examples of a group depend on one another: those about one paragraph or passage; elsewhere each is its own.
     F1 of CB is a score of all examples together and has no row; ReCoRD's is each example's own.
     """
     return pandas.DataFrame(
         {
             "task": key,
             "example": sample["doc_id"],
+            "group": group(key, sample),
             "metric": metric,
             "value": value,
             "predicted": max(range(len(nats)), key=nats.__getitem__),
@@ -163,6 +168,13 @@ def predictions(samples: Mapping) -> pandas.DataFrame:
         for nats in [[float(answer[0]) for answer in sample["filtered_resps"]]]
         for metric, value in values(key, task, sample)
     )
+
+
+def group(key: str, sample: Mapping) -> str:
+    """A hash of what the example shares with others, its own number where that is nothing."""
+    if key not in SHARED:
+        return str(sample["doc_id"])
+    return hashlib.sha256(sample["doc"][SHARED[key]].encode()).hexdigest()[:16]
 
 
 def values(key: str, task: Task, sample: Mapping) -> Iterator[tuple[str, float]]:

@@ -51,7 +51,7 @@ def table(name: str, caption: str, rows: Sequence[Row]) -> list[Table]:
         Column("verdict", "verdict", result=True),
         Column("test", "test", None, "behind p; beside the exact McNemar test, interval and equivalence are Tango's"),
         Column("seeds", "seeds", short, "with one, the spread between trainings is not in the interval"),
-        Column("n", "n", count, "documents or examples"),
+        Column("n", "n", count, "documents or examples; of MultiRC paragraphs, of ReCoRD passages"),
     ]
     return [elements.table(name, caption, columns, [row | {"interval": interval(row, signed)} for row in rows])]
 
