@@ -142,6 +142,26 @@ def test_generation_is_greedy_and_ends_at_the_limit_or_before_a_stop(language_mo
     assert cut == whole[0].split(stop)[0]
 
 
+@pytest.mark.parametrize("name", ["max_new_tokens", "max_tokens", "max_completion_tokens"])
+def test_the_limit_of_a_generation_has_all_names_that_lm_eval_has_for_it(language_model, name):
+    (text,) = language_model.generate_until(instances("generate_until", ("Ann bought", {name: 3, "num_beams": 1})))
+    assert text == greedy_text(language_model, "Ann bought", 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_beams": 4}, "found num_beams=4"),
+        ({"repetition_penalty": 1.2}, r"found repetition_penalty=1\.2"),
+        ({"max_length": 8}, "found max_length=8"),
+        ({"max_new_tokens": "many"}, "expected numbers for temperature and max_gen_toks"),
+    ],
+)
+def test_an_option_of_generation_that_the_model_has_not_is_refused_by_name(language_model, settings, message):
+    with pytest.raises(InputError, match=f"gen_kwargs: .*{message}"):
+        language_model.generate_until(instances("generate_until", ("Ann", settings)))
+
+
 def test_generation_after_a_long_context_stays_within_the_block(language_model):
     (text,) = language_model.generate_until(
         instances("generate_until", (PAIRS[5][0], {"until": [], "max_gen_toks": 9}))

@@ -11,6 +11,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows
 from torch import Tensor
 
@@ -31,6 +32,10 @@ LOGITS_PER_PACK = 200_000_000
 # A vocabulary is larger than its tokenizer's by padding alone, to a multiple of 512 at most in models known here.
 MOST_PADDING = 512
 NEW_TOKENS = 256
+# What a generation may be asked for (max_gen_toks under lm-eval's other names, too), and values of others that ask for
+# nothing.
+OPTIONS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
+NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "no_repeat_ngram_size": 0}
 
 
 @register_model("krakenlm")
@@ -171,10 +176,11 @@ class KrakenLM(TemplateLM):
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continue each request's context until a stop string, the end token or max_gen_toks (256, or half a block).
 
-        Greedily, or, with do_sample, by temperature, top_k and top_p, drawn from a generator of seed 0.
+        Greedily, or, with do_sample, by temperature, top_k and top_p, drawn from a generator of seed 0. As with every
+        model of lm-eval's, max_gen_toks may be called max_new_tokens, max_tokens or max_completion_tokens.
 
         Raises:
-            InputError: an option is out of its range, or the block has no room for max_gen_toks.
+            InputError: an option is unknown or out of its range, or the block has no room for max_gen_toks.
         """
         rows = [Generation(self, *request.args) for request in requests]
         for sampling in dict.fromkeys(row.sampling for row in rows):
@@ -217,10 +223,10 @@ class Generation:
 
     def __init__(self, model: KrakenLM, context: str, settings: Mapping) -> None:
         self.model = model
+        settings = normalized(settings, min(NEW_TOKENS, model.max_length // 2))
         self.sampling = sampling_of(settings)
-        until = settings.get("until") or []
-        self.until = [until] if isinstance(until, str) else list(until)
-        self.left = settings.get("max_gen_toks", min(NEW_TOKENS, model.max_length // 2))
+        self.until = settings["until"]
+        self.left = settings["max_gen_toks"]
         if not 0 < self.left < model.max_length:
             raise InputError(
                 f"max_gen_toks: expected 1 to {model.max_length - 1}, less than the model's block_size, found "
@@ -248,9 +254,31 @@ class Generation:
         self.done = bool(stops) or self.left < 1
 
 
+def normalized(settings: Mapping, new_tokens: int) -> Mapping:
+    """lm-eval's generation settings under its own names, until as a list; `new_tokens` where they name no number.
+
+    Raises:
+        InputError: an option is not one that this model has, or no number where that is expected.
+    """
+    try:
+        found = normalize_gen_kwargs(dict(settings), new_tokens)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"gen_kwargs: expected numbers for temperature and max_gen_toks, found {dict(settings)} ({error}); "
+            "correct them"
+        ) from None
+    for name in sorted(found.keys() - OPTIONS):
+        if found[name] is not None and found[name] != NEUTRAL.get(name):
+            raise InputError(
+                f"gen_kwargs: expected options out of {', '.join(sorted(OPTIONS))}, found {name}={found[name]!r}; "
+                "leave it out"
+            )
+    return found
+
+
 def sampling_of(settings: Mapping) -> tuple | None:
-    """(temperature, top_k, top_p) of lm-eval's generation settings, None where they ask for the likeliest tokens."""
+    """(temperature, top_k, top_p) of normalized settings, None where they ask for the likeliest tokens."""
     temperature = settings.get("temperature")
-    if not settings.get("do_sample", bool(temperature)) or temperature == 0:
+    if not settings["do_sample"] or temperature == 0:
         return None
     return (1.0 if temperature is None else float(temperature), settings.get("top_k"), float(settings.get("top_p", 1)))
