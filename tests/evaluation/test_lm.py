@@ -107,6 +107,19 @@ def test_a_continuation_longer_than_the_model_is_refused(language_model):
         language_model.loglikelihood(instances("loglikelihood", ("Ann", " kite" * 60)), disable_tqdm=True)
 
 
+@pytest.mark.parametrize(
+    ("context", "continuation", "message"),
+    [
+        (" \n ", " yes", r"context: expected at least one token, found none in ' \\n ' of the pair .* and ' yes'"),
+        ("Ann bought", "", "continuation: expected at least one token, found none in '' of the pair 'Ann bought'"),
+        ("", "", "continuation: expected at least one token"),
+    ],
+)
+def test_a_text_without_tokens_is_refused(language_model, context, continuation, message):
+    with pytest.raises(InputError, match=message):
+        language_model.loglikelihood(instances("loglikelihood", PAIRS[0], (context, continuation)), disable_tqdm=True)
+
+
 def test_rolling_loglikelihood_predicts_every_token_once(language_model):
     text = "The market is long. Ben bought a kite. " * 8
     tokens, block = encode(language_model, text), language_model.max_length

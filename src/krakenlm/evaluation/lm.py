@@ -95,16 +95,28 @@ class KrakenLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
         return list(self.encode(string))
 
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(log-probability of the continuation in nats, whether it is the greedy one) of each (context, continuation).
+
+        Raises:
+            InputError: a continuation has no tokens or too many, or a context is of white space alone.
+        """
+        for request in requests:
+            context, continuation = request.args
+            # TemplateLM looks at the first token of a continuation without a context.
+            if not context and not self.encode(continuation):
+                raise InputError(without_tokens("continuation", context, continuation))
+        return super().loglikelihood(requests, disable_tqdm)
+
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[object, list[int], list[int]]], **_: object
     ) -> list[tuple[float, bool]]:
-        """(log-probability of the continuation in nats, whether it is the greedy one) of each request.
-
-        Requests are (anything, context tokens, continuation tokens); a continuation has block_size tokens at most.
-        """
+        """`loglikelihood` of requests (both texts or None, context tokens, continuation tokens)."""
         # Equal inputs run once: answers of one token, such as yes and no, differ in what is looked up alone.
         asked: dict[tuple[int, ...], list[int]] = {}
-        for number, (_, context, continuation) in enumerate(requests):
+        for number, (texts, context, continuation) in enumerate(requests):
+            if not context or not continuation:
+                raise InputError(without_tokens("continuation" if context else "context", *texts))
             if len(continuation) > self.max_length:
                 raise InputError(
                     f"continuation: expected at most {self.max_length} tokens, the model's block_size, found "
@@ -213,6 +225,15 @@ class KrakenLM(TemplateLM):
             if all(row.done for row in rows):
                 return
             logits_BV = self.module(token_B[:, None], cache=cache, at=LAST)[:, -1]
+
+
+def without_tokens(what: str, context: str, continuation: str) -> str:
+    """Why a pair cannot be scored, as lm-eval's Hugging Face models cannot either, with as much of it as finds it."""
+    return (
+        f"{what}: expected at least one token, found none in {context if what == 'context' else continuation!r} of the "
+        f"pair {context[-60:]!r} and {continuation[:60]!r}; correct the task (a context may be empty, but not of white "
+        "space alone)"
+    )
 
 
 class Generation:
