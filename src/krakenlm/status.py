@@ -20,6 +20,7 @@ from krakenlm.errors import InputError
 from krakenlm.files import held_locks, read_json, write_json
 
 WHOLE, PART = ".run.json", ".part.json"
+REPORT_SO_FAR = "report-so-far.html"  # of a run that failed; beside report.html, and never taken for it
 DONE, RUNNING, FAILED, LEFT = "done", "running", "failed", "left"
 LINES_OF_A_FAILURE, LINE_WIDTH = 10, 160
 # Snakemake's log: `Job 8: message` of a job that starts, or of a rule without a message a paragraph that begins with
@@ -52,7 +53,7 @@ class Job:
 @dataclass(frozen=True)
 class Status:
     """A run: of which targets ('' for the whole reproduction), its scale, when it began (seconds since 1970), whether
-    its Snakemake is at work, and its jobs.
+    its Snakemake is at work, its jobs, and what its report is made from (`record`), None where it makes none.
     """
 
     targets: str
@@ -60,13 +61,20 @@ class Status:
     started: float
     at_work: bool
     jobs: list[Job]
+    report: Mapping | None = None
 
     def having(self, state: str) -> list[Job]:
         return [job for job in self.jobs if job.state == state]
 
 
 def record(
-    results: Path, scale: str, snakemake_log: str, jobs: Sequence[Mapping], finished: Sequence[Mapping], targets: str
+    results: Path,
+    scale: str,
+    snakemake_log: str,
+    jobs: Sequence[Mapping],
+    finished: Sequence[Mapping],
+    targets: str,
+    report: Mapping | None = None,
 ) -> None:
     """Leave what `read` needs. A run that has no job to do leaves what an earlier one left.
 
@@ -76,6 +84,9 @@ def record(
         jobs: id, rule, message, output and log (None where it has none) of each job that this run is to do.
         finished: rule and output of each that has nothing to do.
         targets: what was asked for, '' for the whole reproduction.
+        report: what the report is made from, for `krakenlm report-so-far`; None where the run makes none. `inputs` has
+            for each of its options {file: the output by which the job that makes the file is known}, `config` the
+            whole configuration, `run` where the record of the run goes, below the results.
     """
     if not jobs:
         return
@@ -94,6 +105,7 @@ def record(
             "snakemake_log": snakemake_log,
             "jobs": list(jobs),
             "finished": list(finished),
+            "report": report,
         },
     )
 
@@ -151,7 +163,7 @@ def read_run(results: Path, run: Mapping, at_work: bool) -> Status:
         elif state == FAILED and "state" not in job and job["log"] in signals:
             ended = f"killed ({signals[job['log']]})"
         jobs.append(Job(job["rule"], job["message"], job["output"], job["log"] and root / job["log"], state, ended))
-    return Status(run["targets"], run["scale"], run["started"], at_work, jobs)
+    return Status(run["targets"], run["scale"], run["started"], at_work, jobs, run.get("report"))
 
 
 def is_at_work(snakemake: str) -> bool:

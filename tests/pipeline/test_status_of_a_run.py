@@ -106,6 +106,33 @@ def test_status_shows_what_has_failed_with_the_end_of_its_log(checkout, target):
     assert log.read_text().strip().splitlines()[-1][:100] in failed
 
 
+def test_a_run_that_fails_leaves_the_page_of_what_there_is_and_the_report_to_be_made(checkout):
+    (checkout.folder / "my.txt").write_bytes(b"no text: \xff\n" * 100)
+    results = checkout.folder / "results"
+    results.mkdir()
+    (results / "perplexity.csv").write_text("of,another,run\n1,2,3\n")
+    setting = ["--config", "text={source: files, files: [my.txt], vocabulary: 300}"]
+    run = checkout.miniature(*setting)
+    assert run.returncode != 0
+    assert "krakenlm: this run's report so far: results/report-so-far.html" in run.stdout
+    page = (results / "report-so-far.html").read_text()
+    assert "This run has not come to its end" in page
+    log = next(results.glob("tiny/*/logs/corpus.log")).relative_to(checkout.folder)
+    assert f"Corpus: files text, split into training and validation: failed ({log})" in " ".join(
+        page.replace("<li>", "").split()
+    )
+    assert "No perplexity was measured in this run." in page
+    (command,) = re.findall(r"Run <code>(.*?)</code> again", page)
+    assert (checkout.folder / command.removeprefix("snakemake --configfile ")).is_file()
+    again = checkout.miniature("--dry-run", *setting).stdout.split("Job stats:")[1]
+    assert any(line.split() == ["report_page", "1"] for line in again.splitlines())
+
+
+def test_a_run_that_succeeds_takes_the_page_of_an_earlier_failure_away(finished):
+    assert (finished.folder / "results" / "report.html").is_file()
+    assert not (finished.folder / "results" / "report-so-far.html").exists()
+
+
 def test_status_shows_what_runs_with_its_last_line_and_what_was_interrupted_with_its_snakemake(checkout, target):
     with waiting_corpus(checkout, target):
         running = status(checkout)

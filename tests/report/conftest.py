@@ -197,11 +197,11 @@ class Inputs:
         path.write_text(json.dumps(value))
         return path
 
-    def page(self, name="report.html", **folders):
+    def page(self, name="report.html", **options):
         names = ("perplexity", "superglue", "comparisons", "ttft", "engines", "simulated", "layers", "breakdown")
         tables = {f"{table}_csv": self.folder / f"{table}.csv" for table in names}
         others = {f"{key}_json": self.folder / f"{key}.json" for key in ("corpus", "manifest", "samples", "run")}
-        build(**tables, **others, metrics=self.metrics, out_html=self.folder / name, **folders)
+        build(**tables, **others, metrics=self.metrics, out_html=self.folder / name, **options)
         return (self.folder / name).read_text()
 
     def replace(self, table, rows):

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -146,7 +147,40 @@ def record_jobs(log):
                 }
             )
     targets = "" if whole else " ".join(asked_for())
-    status.record(Path("results"), SCALE, log, left, finished, targets)
+    made_from = report_inputs()
+    status.record(Path("results"), SCALE, log, left, finished, targets, made_from)
+
+
+def report_job():
+    """The job that makes the report, done or not; None where this run is of other targets."""
+    jobs = (job for job in workflow.dag.jobs if job.rule.name == "report_page")
+    return next(jobs, None)
+
+
+def report_inputs():
+    """What the report of this run is made from, as status.record has it; None where the run makes no report."""
+    page = report_job()
+    if page is None:
+        return None
+    makers = {str(path): str(job.output[0]) for job in workflow.dag.jobs for path in job.output}
+    inputs = {}
+    for name, files in page.input.items():
+        files = [files] if isinstance(files, str) else files
+        inputs[name] = {str(path): makers.get(str(path), str(path)) for path in files}
+    return {"inputs": inputs, "config": json.loads(page.params.config), "run": page.params.run}
+
+
+def report_so_far():
+    """After a failure: the page of what is there, of a run that was to make the report.
+
+    By a process of its own, so that what goes wrong there is one line here. Its name is no rule's output: the report
+    itself is still to be made.
+    """
+    if report_job() is None:
+        return
+    program = "from krakenlm.cli import main; main()"
+    if subprocess.run([sys.executable, "-c", program, "report-so-far"]).returncode:
+        announce("no page of what is there; `krakenlm report-so-far` tries again")
 
 
 def asked_for():
@@ -288,7 +322,14 @@ onstart:
 
 
 onsuccess:
+    if workflow.is_main_process and report_job() is not None:
+        Path("results", status.REPORT_SO_FAR).unlink(missing_ok=True)  # an earlier failure's
     if workflow.is_main_process and folders.unsent(Path("results") / SCALE):
         announce(
             "W&B runs are kept offline; with a key, `krakenlm upload` sends them"
         )
+
+
+onerror:
+    if workflow.is_main_process:
+        report_so_far()

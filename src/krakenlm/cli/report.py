@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import Out, parse_json, writing_stage
+from krakenlm.cli.stage import Out, locked, parse_json, writing_stage
 
 commands = typer.Typer()
 
@@ -67,3 +67,15 @@ def report(
             out_figures=figures,
             out_tables=tables,
         )
+
+
+@commands.command()
+def report_so_far(results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results")) -> None:
+    """Write report-so-far.html: the page of what the newest run has made, with what failed or is not made yet."""
+    from krakenlm.report.so_far import write
+    from krakenlm.status import REPORT_SO_FAR
+
+    out = results / REPORT_SO_FAR
+    with locked("report-so-far", out, timing=False):
+        write(results, out)
+    print(f"krakenlm: this run's report so far: {out}")

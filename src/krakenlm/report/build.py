@@ -48,6 +48,7 @@ def build(
     out_html: Path,
     out_figures: Path | None = None,
     out_tables: Path | None = None,
+    failed: Sequence[str] | None = None,
 ) -> None:
     """Write the report. Equal inputs give equal bytes: the only date in it is that of `run_json`.
 
@@ -62,6 +63,7 @@ def build(
         run_json: the record of the run (report.environment).
         out_html: the page.
         out_figures, out_tables: folders for its charts as SVG and PDF and its tables as LaTeX, replaced as a whole.
+        failed: of a run that has not come to its end, each job that failed, in a line; None of a run that has.
 
     Raises:
         InputError: a file is damaged or lacks a column.
@@ -111,6 +113,7 @@ def build(
         "run": run,
         "claims": claims.claims(rows["comparisons"], rows["ttft"], architectures),
         "facts": describe.about(run, corpus, manifest, labels, rows),
+        "failed": failed,
         "absent": describe.absent(run, expected, metrics),
         "run_tables": [found for found in (describe.trainings(metrics), describe.commands(run, metrics)) if found],
         "synthetic": [label for label in labels if "synthetic" in label.lower()],
