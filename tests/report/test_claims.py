@@ -3,7 +3,7 @@ import math
 import pytest
 from conftest import MODELS, comparison, ttft_rows
 
-from krakenlm.report.claims import AGREES, DIFFERS, NOT_MEASURED, TOO_SMALL, claims
+from krakenlm.report.claims import AGREES, DIFFERS, NOT_MEASURED, OF_ONE_RUN, TOO_SMALL, claims
 
 ARCHITECTURES = {name: architecture for name, (architecture, _) in MODELS.items()}
 LOSS = "loss, whole validation set"
@@ -80,6 +80,47 @@ def test_a_speed_up_agrees_where_its_interval_lies_above_one(ends, word):
     assert "1.36\u00d7" in ttft.theirs
 
 
+def one_speed_up(low, high, link="gloo over loopback", drifted=0):
+    """The claim of a table of one cell, a row of Kraken and one of standard for each of ten batches."""
+    ends = {"speedup_ci_low": low, "speedup_ci_high": high, "link": link, "drifted": False}
+    cell = [row | ends for row in ttft_rows() if (row["tp"], row["context"]) == (2, 32)]
+    for row in cell:
+        if row["architecture"] == "kraken":
+            row["speedup_vs_standard"] = math.sqrt(low * high)
+    rows = [row | {"batch": batch} for row in cell for batch in range(10)]
+    for row in rows[:drifted]:
+        row["drifted"] = True
+    return three(ttft=rows)[2]
+
+
+@pytest.mark.parametrize(
+    ("ends", "size"),
+    [((1.25, 1.30), "by less than"), ((1.4, 1.5), "by more than"), ((1.30, 1.42), "by as much as")],
+)
+def test_a_speed_up_that_agrees_is_held_against_the_papers_and_said_to_be_of_one_run(ends, size):
+    claim = one_speed_up(*ends)
+    assert claim.word == AGREES
+    assert claim.why == f"faster, {size} the paper\u2019s; {OF_ONE_RUN}"
+
+
+def test_with_more_than_a_tenth_of_the_compared_rows_drifted_it_is_too_small_to_tell():
+    assert one_speed_up(1.2, 1.3, drifted=2).word == AGREES  # of 20: Kraken's and standard's
+    drifted = one_speed_up(1.2, 1.3, drifted=3)
+    assert drifted.word == TOO_SMALL
+    assert drifted.why.startswith("15% of the rows compared drifted")
+    assert one_speed_up(0.7, 0.8, drifted=3).word == TOO_SMALL
+
+
+def test_on_a_cpu_an_interval_within_a_twentieth_of_no_difference_is_too_small_to_tell():
+    # Ten cells: the mean's interval is about a third as wide as a cell's.
+    for ends, word in (((1.02, 1.06), AGREES), ((0.95, 0.98), DIFFERS)):
+        assert one_speed_up(*ends, link="NCCL").word == word
+        on_cpu = one_speed_up(*ends)
+        assert on_cpu.word == TOO_SMALL
+        assert "within 5% of no difference" in on_cpu.why
+    assert one_speed_up(1.07, 1.09).word == AGREES
+
+
 def test_the_claim_names_every_setting_and_one_slower_link_is_enough_to_differ():
     ends = {"speedup_ci_low": 1.2, "speedup_ci_high": 1.3}
     fast = [row | ends | {"link": "1gbit"} for row in ttft_rows()]
@@ -87,7 +128,7 @@ def test_the_claim_names_every_setting_and_one_slower_link_is_enough_to_differ()
     slow = [row | slower | {"link": "loopback"} for row in ttft_rows()]
     both = three(ttft=fast + slow)[2]
     assert both.word == DIFFERS
-    assert both.why == "slower in one of these settings at least"
+    assert both.why == f"slower in one of these settings at least; {OF_ONE_RUN}"
     assert "link 1gbit" in both.ours
     assert "link loopback" in both.ours
     assert "0.90" in both.ours
@@ -99,7 +140,7 @@ def test_one_setting_without_an_interval_is_not_said_to_be_all_of_them():
     unknown = [row | {"speedup_ci_low": "", "speedup_ci_high": "", "link": "loopback"} for row in ttft_rows()]
     both, alone = three(ttft=known + unknown)[2], three(ttft=unknown)[2]
     assert both.word == alone.word == TOO_SMALL
-    assert both.why == "no interval was measured in one of these settings at least"
+    assert both.why == f"no interval was measured in one of these settings at least; {OF_ONE_RUN}"
     assert alone.why == "no interval was measured"
 
 

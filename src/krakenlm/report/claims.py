@@ -13,6 +13,11 @@ from krakenlm.report.numbers import Row, geometric_mean, number, plural, times
 AGREES, DIFFERS, TOO_SMALL, NOT_MEASURED = "agrees", "differs", "too small to tell", "not measured"
 TWO_SIDED_95 = 1.96  # standard errors to either side of a value in its 95% interval
 ONE_TRAINING = "one training of each: how far trainings differ by chance is not known"
+# Of a setting's rows that the word rests on: with more of them drifted it is not told.
+MOST_DRIFTED = 0.1
+# How far from 1 an interval of one run on a CPU has to lie: what else the machine does moves a run by some percent.
+CPU_MARGIN = 1.05
+OF_ONE_RUN = "the interval is over the cells of this one run; how far runs differ it does not say"
 MARKS = {AGREES: "\u2713", DIFFERS: "\u2260", TOO_SMALL: "?", NOT_MEASURED: "\u2013"}
 
 
@@ -34,13 +39,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 95% interval, None where there is none, and the word that it gives by itself."""
+    """A value and its 95% interval, None where there is none, and the word that it gives by itself, with the reason
+    where reasons differ."""
 
     name: str
     value: float
     low: float | None
     high: float | None
     word: str
+    why: str = ""
 
     def shown(self, show) -> str:
         interval = "" if self.low is None else f" [{show(self.low)} to {show(self.high)}]".replace("\u00d7", "")
@@ -172,33 +179,64 @@ def first_token(rows: Sequence[Row]) -> Claim:
         why = "needs Kraken and standard timed on two ranks or more"
         return Claim(title, theirs, "nothing was measured in this run", NOT_MEASURED, why, section)
     settings = ttft.split(krakens, ttft.SETTING)
-    estimates = [mean_speedup(rows) for rows in settings]
+    estimates = [mean_speedup(part, share_drifted(part, rows)) for part in settings]
     ours = "; ".join(
-        f"{estimate.shown(times).strip()}, {plural(len(rows), 'cell')}, {ttft.where(rows)}"
-        for estimate, rows in zip(estimates, settings, strict=True)
+        f"{estimate.shown(times).strip()}, {plural(len(part), 'cell')}, {ttft.where(part)}"
+        for estimate, part in zip(estimates, settings, strict=True)
     )
     word = word_of(estimates)
-    unknown = [estimate.low is None for estimate in estimates]
-    why = {
-        AGREES: "faster, too; by how much depends on the machine and its link",
-        DIFFERS: "slower on this machine and link"
-        if len(settings) == 1
-        else "slower in one of these settings at least",
-        TOO_SMALL: "no interval was measured"
-        if all(unknown)
-        else "no interval was measured in one of these settings at least"
-        if any(unknown)
-        else "an interval holds both faster and slower",
-    }
-    return Claim(title, theirs, ours, word, why[word], section)
+    return Claim(title, theirs, ours, word, reason(estimates, word), section)
 
 
-def mean_speedup(rows: Sequence[Row]) -> Estimate:
-    """The geometric mean over cells; cells are measured one after the other, so their errors add up as squares."""
+def reason(estimates: Sequence[Estimate], word: str) -> str:
+    """Why the settings' estimates have this word in all, and what an interval is of."""
+    deciding = [estimate for estimate in estimates if estimate.word == word]
+    reasons = list(dict.fromkeys(estimate.why for estimate in deciding))
+    why = (
+        reasons[0] if word != AGREES or len(reasons) == 1 else "faster, by how much depends on the machine and its link"
+    )
+    if len(deciding) < len(estimates):
+        why += " in one of these settings at least"
+    return why if all(estimate.low is None for estimate in estimates) else f"{why}; {OF_ONE_RUN}"
+
+
+def share_drifted(krakens: Sequence[Row], rows: Sequence[Row]) -> float:
+    """Of Kraken's rows and those of standard in the same cells, how many drifted while they were measured."""
+    key = (*ttft.CELL, "context")
+    cells = {tuple(row.get(name) for name in key) for row in krakens}
+    standards = [
+        row for row in rows if row["architecture"] == "standard" and tuple(row.get(name) for name in key) in cells
+    ]
+    compared = [*krakens, *standards]
+    return sum(map(ttft.is_drifted, compared)) / len(compared)
+
+
+def mean_speedup(rows: Sequence[Row], drifted: float) -> Estimate:
+    """The geometric mean over the cells of one setting, with its word.
+
+    Cells are measured one after the other, so their errors add up as squares. `drifted` is the share of rows that did.
+    """
     mean = geometric_mean([float(row["speedup_vs_standard"]) for row in rows])
     ends = [[number(row.get(key, "")) for key in ("speedup_ci_low", "speedup_ci_high")] for row in rows]
     if any(low is None or high is None or not 0 < low <= high for low, high in ends):
-        return Estimate("", mean, None, None, TOO_SMALL)
+        return Estimate("", mean, None, None, TOO_SMALL, "no interval was measured")
     error = math.hypot(*(math.log(high / low) / 2 for low, high in ends)) / len(ends)
     low, high = mean / math.exp(error), mean * math.exp(error)
-    return Estimate("", mean, low, high, AGREES if low > 1 else DIFFERS if high < 1 else TOO_SMALL)
+    margin = CPU_MARGIN if rows[0]["link"].startswith("gloo") else 1.0  # gloo adds up on CPUs alone
+    return Estimate("", mean, low, high, *judged_speedup(low, high, margin, drifted))
+
+
+def judged_speedup(low: float, high: float, margin: float, drifted: float) -> tuple[str, str]:
+    """(word, reason) of the 95% interval of a speed-up; `margin` is the least factor from 1 that is told from 1."""
+    paper = float(ttft.PAPER_SPEEDUP)
+    if low <= 1 <= high:
+        return TOO_SMALL, "the interval holds both faster and slower"
+    if drifted > MOST_DRIFTED:
+        return TOO_SMALL, f"{drifted:.0%} of the rows compared drifted while they were measured"
+    if 1 / margin <= high and low <= margin:
+        return TOO_SMALL, f"the interval comes within {margin - 1:.0%} of no difference, which is noise on a CPU"
+    if high < 1:
+        return DIFFERS, "slower"
+    if high < paper:
+        return AGREES, "faster, by less than the paper\u2019s"
+    return AGREES, "faster, by more than the paper\u2019s" if low > paper else "faster, by as much as the paper\u2019s"
