@@ -153,3 +153,26 @@ def test_tokens_of_another_vocabulary_are_refused_before_anything_is_written(mod
     with pytest.raises(InputError, match=r"expected a tokenizer of 370 tokens.* found 300 and 320"):
         run(model, tmp_path / "tokens", tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_tokens_of_another_tokenizer_of_the_same_size_are_refused(model, tokens, tokenizer, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    text = json.loads(tokenizer.read_text())
+    merges, vocabulary = text["model"]["merges"], text["model"]["vocab"]
+    # The same tokens, two of them with each other's ids; beside it the same tokenizer as another version writes it.
+    first, second = sorted(vocabulary, key=vocabulary.get)[-2:]
+    swapped = text["model"] | {"vocab": vocabulary | {first: vocabulary[second], second: vocabulary[first]}}
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(text | {"model": swapped}))
+    with pytest.raises(InputError, match=r"model: expected the tokenizer of .*, found another of 300 tokens, too"):
+        run(tmp_path / "model", tokens, tmp_path / "out.csv")
+    older = text["model"] | {"merges": [" ".join(merge) for merge in merges]}
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(text | {"model": older}))
+    assert run(tmp_path / "model", tokens, tmp_path / "out.csv") == run(model, tokens, tmp_path / "expected.csv")
+
+
+def test_tokens_whose_manifest_names_no_tokenizer_are_scored_as_before(model, tokens, tmp_path):
+    shutil.copytree(tokens, tmp_path / "tokens")
+    manifest = json.loads((tokens / "manifest.json").read_text())
+    assert manifest.pop("tokenizer")
+    (tmp_path / "tokens" / "manifest.json").write_text(json.dumps(manifest))
+    assert run(model, tmp_path / "tokens", tmp_path / "out.csv") == run(model, tokens, tmp_path / "expected.csv")

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def test_a_split_is_its_documents_with_the_end_token_after_each(tokens, tmp_path
 def test_the_manifest_counts_what_is_there(tokens, texts):
     manifest = TokenStore(tokens).manifest
     assert (manifest["dtype"], manifest["vocabulary"], manifest["vocab_size"]) == ("uint16", 300, 320)
+    assert re.fullmatch("[0-9a-f]{64}", manifest["tokenizer"])
     assert manifest["data"] == "cats"
     for split, written in texts.items():
         entry = manifest["splits"][split]

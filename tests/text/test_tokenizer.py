@@ -103,3 +103,7 @@ def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text(corpus, tmp_path, mo
     everything = list(tokenizer.training_sample(Corpus(corpus)))
     monkeypatch.setattr(tokenizer, "SAMPLE_BYTES", Corpus(corpus).bytes("train") // 3 + 1)
     assert list(tokenizer.training_sample(Corpus(corpus))) == everything[::3]
+
+
+def test_vocabularies_are_padded_to_the_next_multiple_of_64():
+    assert [tokenizer.padded(size) for size in (300, 320, 50257, 50304)] == [320, 320, 50304, 50304]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,6 +103,15 @@ def test_another_runs_checkpoint_is_refused(text, tmp_path):
     train(text, tmp_path)
     with pytest.raises(InputError, match="expected a checkpoint of this text, tokenizer, model, recipe and seed"):
         train(text, tmp_path, learning_rate=2e-2)
+
+
+def test_a_checkpoint_is_known_whether_or_not_its_tokens_name_their_tokenizer():
+    older = {"vocabulary": 300, "splits": {"train": {"sha256": "a"}}}
+    recipe = {"steps": 3}
+    expected = run.full_identity("here", SimpleNamespace(manifest=older), MODEL, recipe, 0)
+    newer, other = older | {"tokenizer": "b"}, older | {"splits": {"train": {"sha256": "c"}}}
+    assert run.full_identity("here", SimpleNamespace(manifest=newer), MODEL, recipe, 0) == expected
+    assert run.full_identity("here", SimpleNamespace(manifest=other), MODEL, recipe, 0) != expected
 
 
 def test_accumulation_changes_the_bits_but_not_the_mathematics(text, undisturbed, tmp_path):

@@ -23,14 +23,12 @@ from krakenlm.models import load_model
 from krakenlm.models.blocks import LAST
 from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.progress import Progress
-from krakenlm.text.tokenizer import end_token, load_tokenizer
+from krakenlm.text.tokenizer import PADDED_TO, end_token, load_tokenizer, padded
 
 # Tokens of a pack: enough for matrix products to be efficient, few enough for a CPU's caches.
 TOKENS_PER_PACK = {"cpu": 4096, "cuda": 65536}
 # Logits of a pack that may exist at once (float32: 800 MB), which matters with vocabularies like GPT-2's.
 LOGITS_PER_PACK = 200_000_000
-# A vocabulary is larger than its tokenizer's by padding alone, to a multiple of 512 at most in models known here.
-MOST_PADDING = 512
 NEW_TOKENS = 256
 # What a generation may be asked for (max_gen_toks under lm-eval's other names, too), and values of others that ask for
 # nothing.
@@ -77,10 +75,10 @@ class KrakenLM(TemplateLM):
         self.end = end_token(self.tokenizer, str(tokenizer))
         self.max_length = self.module.config.block_size
         vocab_size, found = self.module.config.vocab_size, self.tokenizer.get_vocab_size()
-        if not 0 <= vocab_size - found < MOST_PADDING:
+        if not found <= vocab_size <= padded(found):
             raise InputError(
-                f"{tokenizer}: expected a tokenizer for the model's vocab_size, {vocab_size}, padding apart, found one "
-                f"of {found} tokens; give the model its own tokenizer"
+                f"{tokenizer}: expected a tokenizer for the model's vocab_size, {vocab_size}, which may be its size "
+                f"padded to a multiple of {PADDED_TO}, found one of {found} tokens; give the model its own tokenizer"
             )
         # A context comes back with each of its continuations.
         self.encode = functools.lru_cache(maxsize=1 << 16)(self.encode)

@@ -18,7 +18,7 @@ from krakenlm.models import load_model
 from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.progress import Progress
 from krakenlm.text.store import TokenStore
-from krakenlm.text.tokenizer import load_tokenizer
+from krakenlm.text.tokenizer import load_tokenizer, tokenizer_checksum
 
 PROTOCOL = "whole validation set, non-overlapping windows"
 AUTHORS = "authors"
@@ -143,13 +143,22 @@ def protocols(tokens: int, block_size: int, stride: int | None, authors_windows:
 
 
 def check_vocabulary(model: Path, vocab_size: int, store: TokenStore) -> None:
-    """Raises InputError where a model has no logits for some tokens, or a tokenizer of another size."""
+    """Raises InputError where a model has no logits for some tokens, or another tokenizer than made them.
+
+    Tokens that an earlier version made have no checksum of their tokenizer; of those the size alone is known.
+    """
     expected = store.manifest["vocabulary"]
-    found = load_tokenizer(Path(model) / "tokenizer.json").get_vocab_size()
+    tokenizer = load_tokenizer(Path(model) / "tokenizer.json")
+    found = tokenizer.get_vocab_size()
     if found != expected or vocab_size < expected:
         raise InputError(
             f"{model}: expected a tokenizer of {expected} tokens, as {store.directory / 'manifest.json'} says, and a "
             f"vocab_size of no less, found {found} and {vocab_size}; evaluate it on the tokens it was trained for"
+        )
+    if store.manifest.get("tokenizer", tokenizer_checksum(tokenizer)) != tokenizer_checksum(tokenizer):
+        raise InputError(
+            f"{model}: expected the tokenizer of {store.directory}, found another of {found} tokens, too; evaluate it "
+            "on the tokens it was trained for"
         )
 
 

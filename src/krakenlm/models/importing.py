@@ -16,6 +16,7 @@ from krakenlm.files import copy, read_json, write_json
 from krakenlm.models.blocks import LAYER_NORM_EPS
 from krakenlm.models.sizing import parameter_count
 from krakenlm.models.standard import FFN_EXPANSION
+from krakenlm.text.tokenizer import merged_pairs
 
 COMPILED_PREFIX = "_orig_mod."
 # Their names within a layer -> ours. GPT-2's and the authors' (which derive from nanoGPT) agree.
@@ -221,17 +222,12 @@ def chosen_tokenizer(own: str | Path | None, given: str | Path | None) -> str | 
     if own is None or given is None:
         return own or given
     theirs, ours = (read_json(Path(path))["model"] for path in (own, given))
-    if (theirs["vocab"], pairs(theirs)) != (ours["vocab"], pairs(ours)):
+    if (theirs["vocab"], merged_pairs(theirs)) != (ours["vocab"], merged_pairs(ours)):
         raise InputError(
             f"{own}: expected the vocabulary and merges of {given}, found others; compare a model only on the tokens "
             "that it was trained for"
         )
     return own
-
-
-def pairs(model: Mapping) -> list[list[str]]:
-    """Merges of a BPE, which tokenizer.json has as lists or, from older versions, as strings."""
-    return [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
 
 
 def gpt2_weights(path: Path, state: Mapping[str, Tensor], sizes: Mapping) -> dict[str, Tensor]:

@@ -5,13 +5,14 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from krakenlm.config import fingerprint
 from krakenlm.errors import InputError
 from krakenlm.files import writing
 from krakenlm.machine import cores
@@ -20,6 +21,8 @@ from krakenlm.text.store import LITTLE_ENDIAN
 
 END_OF_TEXT = "<|endoftext|>"
 END_TOKENS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+# Models' vocabularies are padded to this: matrix products are fast at such sizes (as in nanoGPT, 50257 -> 50304).
+PADDED_TO = 64
 # What a tokenizer is trained on at most: its memory grows with the number of different words.
 SAMPLE_BYTES = 500_000_000
 # Characters of a document that are encoded at once, and how far a blank is looked for to part them at.
@@ -136,6 +139,22 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     end_token(tokenizer, str(path))
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def padded(vocabulary: int) -> int:
+    """The vocab_size of models of so many tokens."""
+    return (vocabulary + PADDED_TO - 1) // PADDED_TO * PADDED_TO
+
+
+def tokenizer_checksum(tokenizer: Tokenizer) -> str:
+    """SHA-256 of vocabulary and merges: equal for two tokenizer.json that differ only in who wrote them."""
+    model = json.loads(tokenizer.to_str())["model"]
+    return fingerprint([model.get("vocab"), merged_pairs(model)], 64)
+
+
+def merged_pairs(model: Mapping) -> list[list[str]]:
+    """Merges of a BPE, which tokenizer.json has as lists or, from older versions, as strings."""
+    return [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
 
 
 def end_token(tokenizer: Tokenizer, name: str) -> int:

@@ -20,10 +20,8 @@ from krakenlm.progress import Progress
 from krakenlm.text.documents import Corpus
 from krakenlm.text.lengths import Lengths
 from krakenlm.text.store import LITTLE_ENDIAN, SPLITS, checksum
-from krakenlm.text.tokenizer import Encoder
+from krakenlm.text.tokenizer import Encoder, padded, tokenizer_checksum
 
-# Models' vocabularies are padded to this: matrix products are fast at such sizes (as in nanoGPT, 50257 -> 50304).
-PADDED_TO = 64
 # Documents and characters that are encoded at once.
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 2048, 4_000_000
 # Ids of a file made elsewhere that are checked at once.
@@ -42,9 +40,9 @@ def tokenize(
 
     Shards that are there already (`tokenize_shard`, in other processes or on other machines) are taken; what is missing
     is made here. A file is little-endian ids without a header, an end token after each document. The manifest holds
-    dtype, vocab_size (padded), vocabulary (true), end_token, data, duplicates (documents that stood in the corpus
-    before, as a share), and per split tokens, documents, bytes (of the text in UTF-8), nats (of the generator, null
-    where unknown), lengths (lengths.Lengths.summary) and sha256.
+    dtype, vocab_size (padded), vocabulary (true), tokenizer (its checksum), end_token, data, duplicates (documents that
+    stood in the corpus before, as a share), and per split tokens, documents, bytes (of the text in UTF-8), nats (of the
+    generator, null where unknown), lengths (lengths.Lengths.summary) and sha256.
 
     Raises:
         InputError: corpus or tokenizer are missing or damaged, or a shard or file is not what its checksum says.
@@ -75,8 +73,9 @@ def describe(corpus: Corpus, encoder: Encoder) -> dict:
     documents = sum(entry["documents"] for entry in corpus.summary["pieces"])
     return {
         "dtype": encoder.dtype,
-        "vocab_size": (encoder.vocabulary + PADDED_TO - 1) // PADDED_TO * PADDED_TO,
+        "vocab_size": padded(encoder.vocabulary),
         "vocabulary": encoder.vocabulary,
+        "tokenizer": tokenizer_checksum(encoder.tokenizer),
         "end_token": encoder.end,
         "data": corpus.summary["data"],
         "duplicates": corpus.summary["duplicates"] / documents if documents else None,

@@ -114,7 +114,9 @@ def check_length(tokens_dir: str | Path, split: str, length: int, block_size: in
 def full_identity(identity: str, store: TokenStore, model_config: dict, recipe: dict, seed: int) -> str:
     """`identity` and all that this stage itself knows to determine the weights."""
     weights = {key: value for key, value in recipe.items() if key not in WATCHING}
-    return fingerprint([identity, store.manifest, model_config, weights, seed])
+    # The ids themselves are in the manifest by their checksums; one of earlier versions names no tokenizer.
+    tokens = {key: value for key, value in store.manifest.items() if key != "tokenizer"}
+    return fingerprint([identity, tokens, model_config, weights, seed])
 
 
 def write_outputs(
