@@ -154,6 +154,20 @@ def test_predictions_of_every_example_stand_beside_the_table_and_average_to_it(m
     assert all(nats[chosen] == max(nats) for nats, chosen in zip(table["nats"], table["predicted"], strict=True))
 
 
+def test_scores_of_all_examples_follow_from_the_predictions_and_labels_in_the_parquet(model, tasks, tmp_path):
+    scores = {(row["task"], row["metric"]): row["value"] for row in run(model, tasks, tmp_path / "out.csv")}
+    table = pandas.read_parquet(tmp_path / "out.parquet")
+    rows = table[table["task"] == "cb"].drop_duplicates("example")
+    right, chosen = rows["label"].map(json.loads), rows["predicted"]
+    assert right.tolist() == [number % 3 for number in range(8)]
+    hits = [((right == label) & (chosen == label)).sum() for label in range(3)]
+    asked = [(right == label).sum() + (chosen == label).sum() for label in range(3)]
+    assert scores["cb", "acc"] == pytest.approx(sum(hits) / 8)
+    assert scores["cb", "f1"] == pytest.approx(sum(2 * h / a for h, a in zip(hits, asked, strict=True)) / 3)
+    answers = table[table["task"] == "record"].drop_duplicates("example")["label"].map(json.loads)
+    assert answers.tolist() == [[("Ann", "Ben")[number % 2]] for number in range(8)]
+
+
 def test_examples_about_one_paragraph_or_passage_are_one_group(tasks, tmp_path, monkeypatch):
     for task, shared in (("multirc", "paragraph"), ("record", "passage")):
         rows = [

@@ -147,8 +147,9 @@ def evaluate_on_rank(
 
 
 def predictions(samples: Mapping) -> pandas.DataFrame:
-    """One row per example and metric: task, example (its number), group, metric, value, predicted (the chosen answer's
-    number) and nats (the log-probability of each answer).
+    """One row per example and metric: task, example (its number), group, label (JSON: the right answer's number, of
+    ReCoRD the right entities), metric, value, predicted (the chosen answer's number) and nats (the log-probability of
+    each answer).
 
     Examples of a group depend on one another: those about one paragraph or passage; elsewhere each is its own.
     F1 of CB is a score of all examples together and has no row; ReCoRD's is each example's own.
@@ -158,6 +159,7 @@ def predictions(samples: Mapping) -> pandas.DataFrame:
             "task": key,
             "example": sample["doc_id"],
             "group": group(key, sample),
+            "label": json.dumps(sample["doc"]["answers" if task.labels is None else "label"], ensure_ascii=False),
             "metric": metric,
             "value": value,
             "predicted": max(range(len(nats)), key=nats.__getitem__),
