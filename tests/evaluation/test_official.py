@@ -5,6 +5,8 @@ import yaml
 
 from krakenlm.errors import InputError
 from krakenlm.evaluation import official, superglue
+from krakenlm.files import write_text
+from krakenlm.text import embedded
 
 LABELS = {"not_entailment": 1, "entailment": 0, "contradiction": 1, "neutral": 2, True: 1, False: 0}
 
@@ -188,6 +190,27 @@ def test_a_missing_task_is_named_and_nothing_is_written(small, tmp_path):
     with pytest.raises(InputError, match=r"WiC/val\.jsonl: expected WiC's examples of the official download"):
         official.convert(small, "val", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("write", ["official", "embedded"])
+def test_a_conversion_that_is_cut_off_leaves_no_tasks_of_two_kinds_to_read(small, tmp_path, monkeypatch, write):
+    out, module = tmp_path / "out", {"official": official, "embedded": embedded}[write]
+    official.convert(small, "val", out)
+    written = []
+
+    def cut_off(path, text):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_text(path, text)
+
+    monkeypatch.setattr(module, "write_text", cut_off)
+    again = {"official": lambda: official.convert(small, "val", out)}
+    again["embedded"] = lambda: embedded.write_tasks(out, seed=1, examples=2)
+    with pytest.raises(KeyboardInterrupt):
+        again[write]()
+    with pytest.raises(InputError, match=r"tasks\.json: expected a JSON file, found none"):
+        superglue.data_label(out)
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,14 @@ def test_label_of_the_data_is_the_folders_own(tasks):
     assert superglue.data_label(None).startswith("aps/super_glue@")
 
 
+@pytest.mark.parametrize("content", [None, "[1]", '{"data": 3}', "{}"])
+def test_tasks_without_a_label_are_refused_before_anything_is_scored(tasks, tmp_path, monkeypatch, content):
+    (tasks / "tasks.json").unlink() if content is None else (tasks / "tasks.json").write_text(content)
+    monkeypatch.setattr(superglue, "KrakenLM", None)
+    with pytest.raises(InputError, match=r"tasks\.json: expected"):
+        run(tmp_path, tasks, tmp_path / "out.csv")
+
+
 @pytest.mark.parametrize(
     ("task", "change", "message"),
     [

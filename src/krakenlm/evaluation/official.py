@@ -27,7 +27,9 @@ SPLITS = ("train", "val", "test")
 
 
 def convert(folder: str | Path, split: str, out: str | Path) -> None:
-    """Write <task>.jsonl for each of the eight tasks, in the schema of aps/super_glue, and tasks.json.
+    """Write <task>.jsonl for each of the eight tasks, in the schema of aps/super_glue, and last tasks.json.
+
+    Without the last there are no tasks, so whoever reads them never reads those of two splits.
 
     Args:
         folder: the download, with BoolQ/, CB/, COPA/, MultiRC/, ReCoRD/, RTE/, WiC/ and WSC/.
@@ -42,6 +44,8 @@ def convert(folder: str | Path, split: str, out: str | Path) -> None:
             f"evaluation.superglue.split: expected one of {', '.join(SPLITS)}, found {split!r}; choose one"
         )
     converted = {task: list(read_task(Path(folder), task, split)) for task in FOLDERS}
+    # The folder stays, since a log may be open in it.
+    (Path(out) / "tasks.json").unlink(missing_ok=True)
     for task, rows in converted.items():
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(Path(out) / f"{task}.jsonl", "".join(lines))

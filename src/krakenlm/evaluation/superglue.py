@@ -129,13 +129,13 @@ def evaluate_on_rank(
 ) -> list[dict]:
     """`evaluate` on one of the ranks that share the requests; the first one writes, and returns the rows."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    common = {"data": data_label(tasks), **names}
     language_model = KrakenLM(model, device, comm=comm)
     loaded = load_tasks(None if tasks is None else Path(tasks))
     # No metric of the eight is bootstrapped; a positive number makes lm-eval give standard errors at all.
     results = run_tasks(language_model, loaded, bootstrap_iters=1, log_samples=True)
     if comm.rank:
         return []
-    common = {"data": data_label(tasks), **names}
     rows = [
         common | row
         for key, task in TASKS.items()
@@ -346,7 +346,8 @@ def data_label(folder: str | Path | None) -> str:
     if folder is None:
         return f"{HUB}@{HUB_REVISION[:7]}"
     description = Path(folder) / "tasks.json"
-    label = read_json(description).get("data")
+    found = read_json(description)
+    label = found.get("data") if isinstance(found, dict) else None
     if not isinstance(label, str):
-        raise InputError(f"{description}: expected data to be a label, found {label!r}; correct it")
+        raise InputError(f"{description}: expected an object with data, a label, found {str(found)[:60]}; correct it")
     return label

@@ -49,6 +49,8 @@ def write_tasks(out_dir: str | Path, *, seed: int, examples: int) -> None:
     """
     if examples < 1:
         raise InputError(f"evaluation.superglue.examples: expected at least 1, found {examples}; raise it")
+    # Whoever reads tasks wants tasks.json first, so never reads those of two seeds.
+    (Path(out_dir) / "tasks.json").unlink(missing_ok=True)
     for task, chosen in FORMATS.items():
         draws = Draws(f"{task} {seed}")
         rows = [chosen.row(draws, draws.one(HELD_OUT_COUPLES), number % chosen.labels) for number in range(examples)]
