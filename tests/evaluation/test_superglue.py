@@ -229,9 +229,16 @@ def test_tasks_without_a_label_are_refused_before_anything_is_scored(tasks, tmp_
         ("cb", {"premise": None}, "expected premise of type str for cb, found None"),
         ("copa", {"question": "why"}, "expected question cause or effect, found 'why'"),
         ("record", {"answers": ["Tom"]}, "expected answers out of entities"),
+        ("copa", {"choice2": " "}, "expected a text for choice1 and choice2, found 'She wore a hat 0.' and ' '"),
+        ("record", {"entities": ["Ann", 3]}, r"expected texts in entities \['Ann', 3\]"),
+        ("record", {"entities": ["Ann", ""]}, r"expected texts in entities \['Ann', ''\]"),
+        ("record", {"answers": ["Ann", []]}, r"expected texts in .* and answers \['Ann', \[\]\]"),
         ("record", {"query": "Ann slept."}, "expected @placeholder in query"),
         ("wic", {"start1": 40, "end1": 44}, "expected a word at start1 to end1"),
         ("wsc", {"span2_index": 12}, "expected 'he' as word 12 of text"),
+        ("wsc", {"span2_index": 3}, "expected 'he' as word 3 of text"),
+        ("wsc", {"span2_index": -5}, "expected 'he' as word -5 of text"),
+        ("wsc", {"span2_text": ""}, "expected '' as word 4 of text"),
     ],
 )
 def test_a_row_that_does_not_fit_its_task_is_refused_with_file_and_line(tasks, task, change, message):
@@ -245,6 +252,13 @@ def test_a_row_that_does_not_fit_its_task_is_refused_with_file_and_line(tasks, t
 def test_a_missing_task_is_named(tasks):
     (tasks / "rte.jsonl").unlink()
     with pytest.raises(InputError, match=r"rte\.jsonl: expected examples of rte, found no file"):
+        superglue.load_tasks(tasks)
+
+
+def test_a_task_that_cannot_be_read_is_named_and_not_taken_for_the_hubs(tasks):
+    (tasks / "rte.jsonl").unlink()
+    (tasks / "rte.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"rte\.jsonl: expected a file to read, found none \(Is a directory\)"):
         superglue.load_tasks(tasks)
 
 

@@ -208,6 +208,8 @@ def load_tasks(folder: Path | None) -> dict:
         try:
             loaded = manager.load([task.lm_eval_name for task in TASKS.values()])
         except OSError as error:
+            if folder is not None:  # of this machine's disk, not of the hub
+                raise
             reason = " ".join(str(error).split())[:160]
             raise InputError(
                 f"evaluation.superglue: expected {HUB} from the hub, could not get it ({reason}); check the network "
@@ -228,6 +230,8 @@ def local_rows(path: str, key: str, **_: object) -> dict[str, datasets.Dataset]:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise InputError(f"{path}: expected examples of {key}, found no file; run the tasks stage") from None
+    except OSError as error:  # a folder, a file of another user's
+        raise InputError(f"{path}: expected a file to read, found none ({error.strerror}); correct it") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected UTF-8 text, found a damaged file ({error}); make it again") from None
     rows = [parse_row(line, f"{path} line {number}", key) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -261,16 +265,27 @@ def wrong(row: Mapping, key: str, task: Task) -> str:
         return f"expected label 0 to {task.labels - 1}, found {row['label']}"
     if key == "copa" and row["question"] not in ("cause", "effect"):
         return f"expected question cause or effect, found {row['question']!r}"
+    if key == "copa" and not (row["choice1"].strip() and row["choice2"].strip()):
+        return f"expected a text for choice1 and choice2, found {row['choice1']!r} and {row['choice2']!r}"
+    if key == "record" and not all(isinstance(name, str) and name.strip() for name in row["entities"] + row["answers"]):
+        return f"expected texts in entities {row['entities']} and answers {row['answers']}, found others or empty ones"
     if key == "record" and not set(row["answers"]) & set(row["entities"]):
         return f"expected answers out of entities {row['entities']}, found {row['answers']}"
     if key == "record" and "@placeholder" not in row["query"]:
         return f"expected @placeholder in query, found {row['query']!r}"
-    if key == "wsc" and not 0 <= row["span2_index"] < len(row["text"].split()):
+    if key == "wsc" and not has_pronoun_in_place(row):
         # lm-eval finds the pronoun by the number of words before it.
         return f"expected {row['span2_text']!r} as word {row['span2_index']} of text, found {row['text']!r}"
     if key == "wic" and not row["sentence1"][row["start1"] : row["end1"]].strip():
         return f"expected a word at start1 to end1, found none at {row['start1']} to {row['end1']}"
     return ""
+
+
+def has_pronoun_in_place(row: Mapping) -> bool:
+    """Whether WSC's word begins with its pronoun; neither case nor a point or comma at the pronoun's end matters."""
+    words, place = row["text"].split(), row["span2_index"]
+    pronoun = row["span2_text"].rstrip(".,").lower()
+    return pronoun != "" and 0 <= place < len(words) and words[place].lower().startswith(pronoun)
 
 
 def task_rows(key: str, task: Task, lm_eval_task: ConfigurableTask, results: Mapping) -> list[dict]:
