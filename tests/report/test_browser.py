@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from krakenlm.report import timeline
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 if not CHROMIUM:
     pytest.skip("no chromium here (Debian: apt-get install chromium)", allow_module_level=True)
@@ -124,11 +126,42 @@ def test_an_architecture_that_is_switched_off_leaves_charts_and_tables(opened):
 
 def test_every_plot_has_its_words_and_a_pointer_shows_the_spread(opened):
     tab = opened()
-    assert tab.get_by_role("img", name=re.compile("table|quantiles")).count() == tab.locator(".chart").count()
+    assert tab.get_by_role("img", name=re.compile("table|quantiles|One layer")).count() == tab.locator(".chart").count()
     tab.locator("#ttft-1-1 .mark-rect path").first.hover()
     playwright.expect(tab.locator("#said")).to_contain_text("95% interval")
     tab.locator("h1").hover()
     playwright.expect(tab.locator("#said")).to_be_hidden()
+
+
+def test_a_chosen_cells_timeline_says_in_words_what_the_chart_of_a_layer_says(opened):
+    tab = opened()
+    words = [timeline.told(12.5, 9.5, 6.5)] * 2
+    names = tab.locator("#explorer svg[role=img]").evaluate_all("all => all.map((each) => each.ariaLabel)")
+    assert names == [f"{name}: {told}" for name, told in zip(("standard", "kraken 8-way"), words, strict=True)]
+    (chart,) = tab.get_by_role("img", name=re.compile("One layer")).all()
+    assert all(name.casefold() in chart.get_attribute("aria-label").casefold() for name in names)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_has_no_room_is_said_in_words_and_shown_at_full_strength(opened, scheme):
+    tab = opened(scheme=scheme)
+    tab.locator("#explorer select").first.select_option(label="small")
+    row = tab.locator("#explorer .row").first
+    playwright.expect(row.locator(".value")).to_contain_text("no room: ")
+    style = lambda where, what: tab.evaluate(f"getComputedStyle(document.querySelector('{where}')).{what}")  # noqa: E731
+    assert style("#explorer .row", "opacity") == "1"
+    assert "repeating-linear-gradient" in style("#explorer .row .bar", "maskImage")
+    assert style("#explorer .row .name", "color") == style("body", "color")
+
+
+def test_each_search_field_and_each_explanation_of_columns_has_a_name_of_its_own(opened, inputs):
+    inputs.replace("ttft", [row | {"size": size} for size in ("small", "large") for row in inputs.rows("ttft")])
+    tab = opened()
+    for places in (tab.locator("input[type=search]"), tab.locator("details.columns > summary")):
+        names = places.evaluate_all("all => all.map((each) => each.ariaLabel)")
+        assert len(names) > 1
+        assert len(set(names)) == len(names)
+    playwright.expect(tab.get_by_role("searchbox", name="Filter The command for each number")).to_be_visible()
 
 
 def test_without_scripts_every_plot_and_its_legend_are_there(browser, inputs):

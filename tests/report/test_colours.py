@@ -4,10 +4,13 @@ do not."""
 import itertools
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from krakenlm import report
+from krakenlm.report.drawing import for_page
+from krakenlm.report.figures import FAINT, lanes, stacked_bars
 
 STYLE = (Path(report.__file__).parent / "page.css").read_text()
 LIGHT, DARK = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", rule)) for rule in STYLE.split(":root")[1:3])
@@ -56,6 +59,36 @@ def test_marks_have_the_contrast_that_wcag_asks_for(scheme):
     places = [name for name in colours if name.startswith("place-")]
     assert len(places) == 9
     assert all(contrast(colours[name], colours["paper"]) >= 3 for name in places)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_part_is_told_from_the_ground_by_its_colour_or_by_an_outline(scheme):
+    colours = SCHEMES[scheme]
+    parts = [name for name in colours if name.startswith("part-")]
+    assert len(parts) == 7
+    assert {name for name in parts if contrast(colours[name], colours["paper"]) < 3} <= set(FAINT)
+    assert contrast(colours["soft"], colours["paper"]) >= 3  # of an outline
+
+
+def test_faint_parts_are_outlined_in_charts_in_the_grid_of_cells_and_in_legends():
+    assert re.search(", ".join(rf"\.{name}" for name in FAINT) + r" \{ outline: 1px solid var\(--soft\)", STYLE)
+    names = [f"part {place}" for place in range(7)]
+    values = [{"label": "a", "part": name, "order": 0, "value": 1.0, "text": name} for name in names]
+    spans = [{"label": "a", "part": name, "start": 0.0, "end": 1.0, "text": name} for name in names]
+    for spec in (stacked_bars(values, names, "ms"), lanes(spans, names, "ms")):
+        marks = [part.attrib for part in ElementTree.fromstring(for_page(spec)).iter() if "data-text" in part.attrib]
+        outlined = {mark["fill"] for mark in marks if mark.get("stroke") == "var(--soft)"}
+        assert len(marks) == 7
+        assert outlined == {f"var(--{name})" for name in FAINT}
+
+
+def test_no_text_and_no_border_of_a_field_is_fainter_than_the_softest_text():
+    style = STYLE + (Path(report.__file__).parent / "simulation.css").read_text()
+    assert not re.search(r"opacity: 0?\.", style)
+    for rule in re.findall(r"(?:input|select) \{[^}]*\}", style):
+        assert "border: 1px solid var(--soft)" in rule or "border" not in rule
+    script = (Path(report.__file__).parent / "simulation.js").read_text()
+    assert not re.search(r"class: `name place-", script)
 
 
 @pytest.mark.parametrize("blindness", COLOUR_BLINDNESS)

@@ -312,6 +312,14 @@ def test_each_table_can_be_reached_and_sorted_with_the_keyboard(inputs):
     assert all(page.tags[index + 1][0] == "button" for index in heads)
 
 
+def test_what_a_columns_head_explains_under_the_pointer_stands_below_its_table_too(inputs):
+    text = inputs.page()
+    explained = re.findall(r'title="([^"]*)">([^<]*)</button>', text)
+    assert ("standard deviation of the runs", "std, ms") in explained
+    for explanation, title in explained:
+        assert f"<dt>{title}</dt><dd>{explanation}</dd>" in text
+
+
 def text_manifest(**changes):
     lengths = {
         "mean": 9.5,

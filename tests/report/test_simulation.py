@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from krakenlm.report import simulation
+from krakenlm.report import simulation, timeline
 from krakenlm.report.figures import Palette
 from krakenlm.report.tables import read
 
@@ -109,6 +109,40 @@ def test_a_layers_events_are_those_of_its_model(rows, layers):
     sums = len(simulation.PARTS)
     expected = [(0, simulation.PARTS.index("gemm"), "mlp.up", 0, 9.5), (1, sums, "sum", 3, 12.5)]
     assert shown == {"standard": expected, "kraken": expected}
+
+
+WORDS = "layer 12.5 \u00b5s, AllReduce 9.5 \u00b5s, of which 6.5 hidden"
+
+
+def test_one_layer_of_standard_and_of_kraken_is_a_chart_whose_figures_stand_in_words_below_it(layers):
+    fewer = [row | {"tp": "4", "degree": row["degree"] and "4"} for row in layers]
+    others = [row | {"architecture": "ladder"} for row in fewer] + [
+        row | {"hardware": "b200", "tp": "2"} for row in fewer
+    ]
+    (group,) = timeline.groups([*layers, *fewer, *others])
+    assert group.title == "What runs when in one layer: 1b, 4 ranks of h100, context 128, batch 1"
+    assert f"Standard: {WORDS}; kraken 4-way: {WORDS}." in group.caption
+    (figure,) = group.figures
+    assert f"Standard: {WORDS}; kraken 4-way: {WORDS}." in figure.description
+    drawn = [value for values in figure.spec["datasets"].values() for value in values]
+    assert {(value["label"], value["part"], value["start"], value["end"]) for value in drawn} == {
+        (f"{name}{lane}", part, start, start + 9.5)
+        for name in ("standard", "kraken 4-way")
+        for lane, part, start in (("", "GEMM", 0.0), (", AllReduce", "AllReduce", 3.0))
+    }
+    assert {(sample.name, sample.place) for sample in group.legend} == {("GEMM", "part-1"), ("AllReduce", "part-6")}
+
+
+def test_a_chosen_cells_timeline_has_the_same_figures(rows, layers):
+    explored = simulation.explorer(rows, layers, Palette([]))
+    assert [timeline.told(*each[-2]) for each in explored["timelines"]] == [WORDS] * 2
+
+
+def test_an_allreduce_beside_nothing_is_not_hidden(layers):
+    late = [
+        row | ({"start_us": "9.5", "end_us": "20"} if row["stream"] == "communication" else {}) for row in layers[:2]
+    ]
+    assert timeline.amounts(late) == (20, 10.5, 0)
 
 
 def test_without_a_simulation_the_page_says_so(layers):

@@ -29,6 +29,7 @@ SWATCHES = dict(zip(PLACES, (*SHAPES.values(), BAR), strict=True))
 # Of the specifications, as altair writes them.
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 POINTS_PER_CURVE = 300
+FAINT = ("part-2", "part-5")  # colours of parts that need an outline to be told from the ground
 STRONGEST = 0.55  # opacity of a field, so that the number on it can be read
 Values = Sequence[Mapping]
 
@@ -153,16 +154,43 @@ def stacked_bars(values: Values, parts: Sequence[str], title: str) -> dict:
         parts: the names of all parts in their order.
         title: of the horizontal axis, which starts at 0.
     """
-    scale = alt.Scale(domain=list(parts), range=[f"var(--part-{order})" for order in range(len(parts))])
-    labels = list(dict.fromkeys(value["label"] for value in values))
-    chart = alt.Chart(data(values)).encode(
+    chart, labels = rows_of_parts(values, parts)
+    chart = chart.encode(
         x=alt.X("value:Q", title=title, stack="zero", axis=alt.Axis(tickCount=5)),
-        y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(labelLimit=150, ticks=False, domain=False)),
         order="order:O",
-        color=alt.Color("part:N", scale=scale, legend=None),
-        description="text:N",
     )
     return specification(alt.layer(chart.mark_bar()), max(26 * len(labels), 44))
+
+
+def lanes(values: Values, parts: Sequence[str], title: str) -> dict:
+    """A row of its own for each label, a bar from start to end for each event in its part's colour.
+
+    Args:
+        values: {label, part, start, end, text} in the order of the rows.
+        parts: the names of all parts in their order.
+        title: of the horizontal axis, which starts at 0.
+    """
+    chart, labels = rows_of_parts(values, parts)
+    chart = chart.encode(
+        x=alt.X("start:Q", title=title, scale=alt.Scale(zero=True, nice=False), axis=alt.Axis(tickCount=5)),
+        x2="end:Q",
+    )
+    return specification(alt.layer(chart.mark_bar()), 26 * len(labels))
+
+
+def rows_of_parts(values: Values, parts: Sequence[str]) -> tuple[alt.Chart, list[str]]:
+    """A chart with a row for each label and the parts' colours, those too faint by themselves outlined; its labels."""
+    names = [f"part-{order}" for order in range(len(parts))]
+    fill = alt.Scale(domain=list(parts), range=[f"var(--{name})" for name in names])
+    line = alt.Scale(domain=list(parts), range=["var(--soft)" if name in FAINT else "none" for name in names])
+    labels = list(dict.fromkeys(value["label"] for value in values))
+    chart = alt.Chart(data(values)).encode(
+        y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(labelLimit=150, ticks=False, domain=False)),
+        color=alt.Color("part:N", scale=fill, legend=None),
+        stroke=alt.Stroke("part:N", scale=line, legend=None),
+        description="text:N",
+    )
+    return chart, labels
 
 
 def squares(values: Values, rows: Sequence[str], title: str) -> dict:

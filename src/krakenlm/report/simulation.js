@@ -55,12 +55,18 @@
     else if (timelines.length) element("p", { class: "caption" }, "What runs when in one layer stands here for the least batch on as many ranks as a machine has devices.", out);
   }
 
+  function name(row, line) {
+    const made = element("span", { class: "name" }, null, line);
+    element("i", { class: `dot place-${places[row[ARCHITECTURE]]}` }, null, made);
+    made.append(label(row));
+  }
+
   function bars(found, standard) {
     const longest = Math.max(...found.map((row) => row[TTFT]));
     const list = element("div", { class: "rows" }, null, out);
     for (const row of found) {
       const line = element("div", { class: `row${row[FITS] ? "" : " unfit"}` }, null, list);
-      element("span", { class: `name place-${places[row[ARCHITECTURE]]}` }, label(row), line);
+      name(row, line);
       const bar = element("span", { class: "bar", role: "img" }, null, line);
       const told = [];
       for (let part = 0; part < HIDDEN; part++) {
@@ -72,8 +78,8 @@
       told.push(`${PART_TITLES[HIDDEN]} ${digits(row[FIRST + HIDDEN])} ms`);
       bar.setAttribute("aria-label", told.join(", "));
       const ratio = standard ? `, ${(standard[TTFT] / row[TTFT]).toFixed(2)}\u00d7` : "";
-      const room = row[FITS] ? "" : " (no room)";
-      element("span", { class: "value" }, `${digits(row[TTFT])} ms${ratio}; ${digits(row[MEMORY])} GB a device${room}`, line);
+      const room = row[FITS] ? "" : "no room: ";
+      element("span", { class: "value" }, `${room}${digits(row[TTFT])} ms${ratio}; ${digits(row[MEMORY])} GB a device`, line);
     }
     const legend = element("ul", { class: "legend" }, null, out);
     PART_TITLES.slice(0, HIDDEN).forEach((title, part) => {
@@ -83,21 +89,27 @@
     });
   }
 
+  // What report/timeline.py says of its chart.
+  function told(layer) {
+    const [whole, sums, hidden] = layer.at(-2).map((value) => digits(value));
+    return `${label(layer)}: layer ${whole} \u00b5s, AllReduce ${sums} \u00b5s, of which ${hidden} hidden`;
+  }
+
   function lanes(layers) {
     element("p", { class: "title" }, "One layer from the middle of each model: compute above, AllReduces below", out);
     const end = Math.max(...layers.flatMap((layer) => layer.at(-1).map((event) => event[4])));
     for (const layer of layers) {
       const line = element("div", { class: "row" }, null, out);
-      element("span", { class: `name place-${places[layer[ARCHITECTURE]]}` }, label(layer), line);
-      const svg = element("svg", { viewBox: "0 0 1000 40", preserveAspectRatio: "none", role: "img", "aria-label": `${label(layer)}: one layer's timeline` }, null, line, SVG);
+      name(layer, line);
+      const svg = element("svg", { viewBox: "0 0 1000 40", preserveAspectRatio: "none", role: "img", "aria-label": told(layer) }, null, line, SVG);
       for (const [stream, part, name, start, stop] of layer.at(-1)) {
         const rect = element("rect", {
           x: 1000 * start / end, y: stream ? 22 : 2, width: Math.max(1, 1000 * (stop - start) / end - 1), height: 16,
           class: `part-${part === SUM ? HIDDEN - 1 : part}`,
         }, null, svg, SVG);
-        element("title", {}, `${names.event[name]}: ${digits(stop - start)} us`, rect, SVG);
+        element("title", {}, `${names.event[name]}: ${digits(stop - start)} \u00b5s`, rect, SVG);
       }
-      element("span", { class: "value" }, `${digits(Math.max(...layer.at(-1).map((event) => event[4])))} us`, line);
+      element("span", { class: "value" }, `${digits(layer.at(-2)[0])} \u00b5s`, line);
     }
   }
 

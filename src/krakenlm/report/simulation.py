@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from krakenlm.report import timeline
 from krakenlm.report.elements import Column, Figure, Group, Section, Table, table
 from krakenlm.report.figures import Palette, squares
 from krakenlm.report.numbers import Row, count, distinct, geometric_mean, number, plural, times
@@ -42,7 +43,7 @@ def section(rows: Sequence[Row], layers: Sequence[Row], palette: Palette) -> Sec
             "Nothing here was measured, and nothing is fitted to the paper\u2019s figures: docs/simulator.md says how "
             "a prediction is made, from which measured kernels, how far it is off, and what is assumed.",
         ],
-        groups=[pays(rows)],
+        groups=[pays(rows), *timeline.groups(layers)],
         tables=[*paper_grid(rows), means(rows)],
         notes=[
             f"Machines: {', '.join(machines)}. A Kraken here has as many splits as there are ranks.",
@@ -217,15 +218,18 @@ def explorer(rows: Sequence[Row], layers: Sequence[Row], palette: Palette) -> di
     def coded(row: Row) -> list:
         return [*(places[key][row[key]] for key in (*KEYS, "architecture")), int(row["degree"] or 0)]
 
-    timelines: dict[tuple, list] = {}
+    timelines: dict[tuple, list[Row]] = {}
     parts = {part: place for place, part in enumerate([*PARTS, "all_reduce"])}
     for row in layers:
-        event = [
+        if row["hardware"] in places["hardware"]:
+            timelines.setdefault(tuple(coded(row)), []).append(row)
+
+    def event(row: Row) -> list:
+        return [
             int(row["stream"] == "communication"), parts[row["part"]], places["event"][row["name"]],
             short(row["start_us"]), short(row["end_us"]),
         ]  # fmt: skip
-        if row["hardware"] in places["hardware"]:
-            timelines.setdefault(tuple(coded(row)), []).append(event)
+
     return {
         "names": names,
         "places": [palette.place(name) for name in names["architecture"]],
@@ -236,7 +240,10 @@ def explorer(rows: Sequence[Row], layers: Sequence[Row], palette: Palette) -> di
             ]
             for row in rows
         ],
-        "timelines": [[*key, events] for key, events in timelines.items()],
+        "timelines": [
+            [*key, [short(value) for value in timeline.amounts(events)], [event(row) for row in events]]
+            for key, events in timelines.items()
+        ],
     }  # fmt: skip
 
 
