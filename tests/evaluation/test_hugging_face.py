@@ -78,6 +78,17 @@ def test_contexts_longer_than_the_block_are_cut_as_lm_eval_cuts_them(pair):
             assert one == pytest.approx(other, abs=1e-3)
 
 
+def test_equal_texts_with_other_cuts_and_requests_that_come_twice_are_scored_as_lm_eval_scores_each_alone(pair):
+    theirs, ours = pair
+    words = ["Ann", "bought", "a", "hat", "at", "the", "market", "because", "Ben", "lost", "a", "kite."]
+    arguments = [(" ".join(words[:cut]), " " + " ".join(words[cut:])) for cut in range(1, len(words))] * 2
+    found = ours.loglikelihood(instances("loglikelihood", arguments), disable_tqdm=True)
+    for request, one in zip(arguments, found, strict=True):
+        # One at a time, for the reason above.
+        (other,) = theirs.loglikelihood(instances("loglikelihood", [request]), disable_tqdm=True)
+        assert one == pytest.approx(other, abs=1e-3)
+
+
 def test_generated_texts_are_equal(pair):
     theirs, ours = pair
     settings = {"until": ["."], "max_gen_toks": 8, "do_sample": False}

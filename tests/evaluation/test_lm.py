@@ -102,6 +102,28 @@ def test_results_do_not_depend_on_batches_or_order(language_model, monkeypatch):
     assert [greedy for _, greedy in alone] == [greedy for _, greedy in together]
 
 
+def test_a_request_that_comes_twice_is_answered_twice(language_model):
+    once = language_model.loglikelihood(instances("loglikelihood", *PAIRS), disable_tqdm=True)
+    twice = language_model.loglikelihood(instances("loglikelihood", *PAIRS, *PAIRS), disable_tqdm=True)
+    assert twice == [*once, *once]
+    texts = [(context,) for context, _ in PAIRS]
+    once, twice = (
+        language_model.loglikelihood_rolling(instances("loglikelihood_rolling", *given)) for given in (texts, texts * 2)
+    )
+    assert twice == [*once, *once]
+
+
+def test_one_text_is_scored_from_wherever_it_is_cut(language_model):
+    words = ["Ann", "bought", "a", "hat", "at", "the", "market."]
+    pairs = [(" ".join(words[:cut]), " " + " ".join(words[cut:])) for cut in range(1, len(words))]
+    found = language_model.loglikelihood(instances("loglikelihood", *pairs), disable_tqdm=True)
+    for (context, continuation), (nats, greedy) in zip(pairs, found, strict=True):
+        cut = len(encode(language_model, context))
+        whole = encode(language_model, context + continuation)
+        expected, expected_greedy = direct(language_model, whole[:cut], whole[cut:])
+        assert (nats, greedy) == (pytest.approx(expected, rel=1e-5), expected_greedy)
+
+
 def test_a_continuation_longer_than_the_model_is_refused(language_model):
     with pytest.raises(InputError, match="at most 48 tokens"):
         language_model.loglikelihood(instances("loglikelihood", ("Ann", " kite" * 60)), disable_tqdm=True)

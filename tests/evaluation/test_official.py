@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -114,21 +115,39 @@ def test_every_field_arrives_as_it_was(download, converted):
         assert set(row["answers"]) == {answer["text"] for answer in given["qas"][0]["answers"]} <= set(row["entities"])
 
 
+class Loader(yaml.SafeLoader):
+    """Reads lm-eval's task files; a function is left as the name of its file and its own."""
+
+
+Loader.add_constructor("!function", lambda loader, node: ("function", loader.construct_scalar(node)))
+
+
+def named(value, key):
+    """A function of lm-eval's task as `Loader` has it."""
+    if not callable(value):
+        return value
+    path = Path(value.__code__.co_filename)
+    assert path.parent == superglue.LM_EVAL_TASKS / key
+    return "function", f"{path.stem}.{value.__name__}"
+
+
 @pytest.mark.parametrize("key", superglue.TASKS)
 def test_all_but_the_source_of_the_data_is_as_lm_eval_has_it(loaded, key):
-    class Loader(yaml.SafeLoader):
-        """Reads lm-eval's task files; a function is left as its name."""
-
-    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
     original = yaml.load((superglue.LM_EVAL_TASKS / key / "default.yaml").read_text(), Loader)
-    found = loaded[superglue.TASKS[key].lm_eval_name].dump_config()
+    found = vars(loaded[superglue.TASKS[key].lm_eval_name].config)
     for name in ("dataset_path", "dataset_name", "output_type", "validation_split"):
         assert found[name] == original[name]
     assert found["metadata"]["version"] == original["metadata"]["version"]
-    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
-        # Functions of lm-eval's own are loaded from its file; what is text is compared here.
-        assert found[name] == original[name] or "doc_to_" in original[name]
-    assert [metric["metric"] for metric in found["metric_list"]] == [m["metric"] for m in original["metric_list"]]
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice", "process_docs", "process_results"):
+        assert named(found[name], key) == original.get(name)
+    metrics = [{name: named(value, key) for name, value in metric.items()} for metric in found["metric_list"]]
+    assert metrics == original["metric_list"]
+
+
+def test_of_a_function_its_file_and_its_name_are_compared(loaded):
+    assert named(loaded["copa"].config.doc_to_choice, "copa") == ("function", "utils.doc_to_choice")
+    with pytest.raises(AssertionError):
+        named(loaded["copa"].config.doc_to_choice, "record")
 
 
 LINES = {

@@ -154,6 +154,24 @@ def test_predictions_of_every_example_stand_beside_the_table_and_average_to_it(m
     assert all(nats[chosen] == max(nats) for nats, chosen in zip(table["nats"], table["predicted"], strict=True))
 
 
+class Undecided(Knowing):
+    def is_right(self, request):
+        return False
+
+
+def test_of_equally_likely_answers_the_first_is_taken_in_scores_and_predictions(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(superglue, "KrakenLM", Undecided)
+    scores = {(row["task"], row["metric"]): row["value"] for row in run(tmp_path, tasks, tmp_path / "out.csv")}
+    table = pandas.read_parquet(tmp_path / "out.parquet")
+    assert set(table["predicted"]) == {0}
+    first = table["label"].isin(["0", '["Ann"]'])  # what is right, where that is the first
+    kept = table["metric"] != superglue.CORRECTED
+    assert table["value"][kept].tolist() == first[kept].astype(float).tolist()
+    assert scores["cb", "acc"] == 3 / 8
+    assert {scores[task, "acc"] for task in ("boolq", "copa", "multirc", "rte", "wic", "wsc")} == {0.5}
+    assert scores["record", "em"] == scores["record", "f1"] == 0.5
+
+
 def test_scores_of_all_examples_follow_from_the_predictions_and_labels_in_the_parquet(model, tasks, tmp_path):
     scores = {(row["task"], row["metric"]): row["value"] for row in run(model, tasks, tmp_path / "out.csv")}
     table = pandas.read_parquet(tmp_path / "out.parquet")
