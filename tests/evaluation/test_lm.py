@@ -3,11 +3,13 @@ import shutil
 
 import pytest
 import torch
+from lm_eval._cli.run import Run
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
 from krakenlm import models
 from krakenlm.cli import app
+from krakenlm.cli.evaluation import with_model
 from krakenlm.errors import InputError
 from krakenlm.evaluation import lm
 from krakenlm.evaluation.lm import KrakenLM
@@ -269,3 +271,20 @@ def test_lm_evals_own_command_line_scores_a_model_folder_on_any_kind_of_task(mod
     assert 0 <= results["choose"]["acc,none"] <= 1
     assert results["roll"]["bits_per_byte,none"] > 0
     assert results["write"]["exact_match,none"] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--model_args", "path=x"], ["--model_args=path=x"], ["-a", "path=x"], ["-apath=x"]]
+)
+@pytest.mark.parametrize("model", ["", "--model hf", "--model=hf", "-M hf", "-Mhf"])
+def test_lm_evals_command_line_has_this_projects_model_unless_another_is_named(monkeypatch, arguments, model):
+    parsed = []
+    monkeypatch.setattr(Run, "_execute", staticmethod(parsed.append))
+    monkeypatch.setattr("sys.argv", ["krakenlm"])
+    app(["lm-eval", *arguments.split(), *model.split(), "--tasks", "boolq"], standalone_mode=False)
+    assert (parsed[0].model, parsed[0].model_args) == ("hf" if model else "krakenlm", {"path": "x"})
+
+
+def test_lm_evals_other_commands_are_left_as_they_are():
+    assert with_model(["ls", "tasks"]) == ["ls", "tasks"]
+    assert with_model(["run", "--config", "mine.yaml"]) == ["run", "--config", "mine.yaml"]

@@ -1,5 +1,6 @@
 """Models become scores: perplexity, SuperGLUE, the n-grams beside them, and what differs between models."""
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -113,8 +114,14 @@ def lm_eval(context: typer.Context) -> None:
 
     import krakenlm.evaluation  # noqa: F401 - registers the model
 
-    words = list(context.args)
-    if any(word.startswith("--model_args") for word in words) and "--model" not in words:
-        words += ["--model", "krakenlm"]
-    sys.argv = ["lm-eval", *words]
+    sys.argv = ["lm-eval", *with_model(context.args)]
     cli_evaluate()
+
+
+def with_model(words: list[str]) -> list[str]:
+    """Words for lm-eval, with this project's model where they have arguments for a model but name none."""
+    parser = argparse.ArgumentParser(prog="lm-eval", add_help=False)
+    parser.add_argument("--model", "-M")
+    parser.add_argument("--model_args", "-a", nargs="+")
+    given, _ = parser.parse_known_args(words)
+    return [*words, "--model", "krakenlm"] if given.model_args and given.model is None else list(words)
