@@ -273,9 +273,7 @@ def test_lm_evals_own_command_line_scores_a_model_folder_on_any_kind_of_task(mod
     assert results["write"]["exact_match,none"] == 0
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--model_args", "path=x"], ["--model_args=path=x"], ["-a", "path=x"], ["-apath=x"]]
-)
+@pytest.mark.parametrize("arguments", ["--model_args path=x", "--model_args=path=x", "-a path=x", "-apath=x"])
 @pytest.mark.parametrize("model", ["", "--model hf", "--model=hf", "-M hf", "-Mhf"])
 def test_lm_evals_command_line_has_this_projects_model_unless_another_is_named(monkeypatch, arguments, model):
     parsed = []
