@@ -89,6 +89,17 @@ def test_the_simulated_table_has_every_machine_and_architecture(finished):
     assert all(float(row["ttft_ms_median"]) > 0 for row in table)
 
 
+def test_each_command_of_the_report_names_a_file_that_the_workflow_makes(finished):
+    page = (finished.folder / "results" / "report.html").read_text()
+    commands = re.findall(r">snakemake (results/\S+) --configfile (\S+)</td>", page)
+    targets = {target for target, _ in commands}
+    assert {"results/report.html", "results/ttft_breakdown.csv"} <= targets
+    assert sum("samples" in target or "/corpus.json" in target or "manifest.json" in target for target in targets) == 3
+    (configuration,) = {each for _, each in commands}
+    run = finished.snakemake("--dry-run", *targets, "--configfile", configuration)
+    assert run.returncode == 0, run.stdout
+
+
 def test_the_report_is_one_file_that_names_the_data_as_synthetic(finished):
     page = (finished.folder / "results" / "report.html").read_text()
     assert "synthetic" in page

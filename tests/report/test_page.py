@@ -231,6 +231,27 @@ def test_each_part_that_is_missing_is_named_at_the_top(inputs, file, name):
     assert missing == name
 
 
+def test_what_is_missing_is_made_by_the_runs_own_command(inputs):
+    (inputs.folder / "ttft.csv").unlink()
+    assert "Run <code>snakemake --config scale=tiny</code> again" in inputs.page()
+
+
+def test_every_result_and_the_page_have_the_command_that_makes_them(inputs):
+    inputs.metrics.append(inputs.json("corpus/models/standard/seed1-abc/metrics.json", {}))
+    rows = [[cell[0] for cell in row] for row in Page(inputs.page()).tables["commands-table"][1:]]
+    commands = dict(rows)
+    assert len(commands) == len(rows)  # nothing is named twice, either of two seeds included
+    targets = {what: line.split()[1] for what, line in commands.items() if what != "everything"}
+    assert all(line.split()[2:] == ["--config", "scale=tiny"] for what, line in rows if what != "everything")
+    assert targets["this page, its charts and tables"] == "results/report.html"
+    assert targets["training of standard, seed 1"] == str(inputs.metrics[-1])
+    for file in ("breakdown.csv", "layers.csv", "corpus.json", "manifest.json", "samples.json"):
+        assert str(inputs.folder / file) in targets.values()
+        (inputs.folder / file).unlink()
+    left = {cell[0] for row in Page(inputs.page()).tables["commands-table"][1:] for cell in row}
+    assert not [text for text in left if "samples.json" in text or "corpus.json" in text]
+
+
 def test_without_n_grams_and_floor_the_page_says_so(inputs):
     path = inputs.folder / "perplexity.csv"
     lines = [line.replace("1.25,3.4903429574618414", ",") for line in path.read_text().splitlines(keepends=True)]
@@ -318,37 +339,6 @@ def test_what_a_columns_head_explains_under_the_pointer_stands_below_its_table_t
     assert ("standard deviation of the runs", "std, ms") in explained
     for explanation, title in explained:
         assert f"<dt>{title}</dt><dd>{explanation}</dd>" in text
-
-
-def text_manifest(**changes):
-    lengths = {
-        "mean": 9.5,
-        "shortest": 2,
-        "longest": 30,
-        "quantiles": {"0.05": 2, "0.25": 4, "0.5": 8, "0.75": 12, "0.95": 24, "0.99": 30},
-        "histogram": {"2": 10, "8": 70, "16": 20},
-    }
-    entry = {"tokens": 950, "documents": 100, "bytes": 3800, "lengths": lengths}
-    splits = {"train": entry, "val": entry | {"tokens": 900}}
-    return {"data": "stories", "vocabulary": 500, "duplicates": 0.125, "splits": splits} | changes
-
-
-def test_the_text_has_its_counts_its_lengths_and_its_share_of_duplicates(inputs):
-    inputs.json("manifest.json", text_manifest())
-    page = inputs.page()
-    assert "12.50% of all documents stood" in page
-    assert "Tokens of stories" in page
-    (section,) = re.findall(r'<section id="text".*?</section>', page, re.DOTALL)
-    assert section.count('class="chart"') == 2
-    # The empty range from 4 to 7 tokens is there too.
-    assert "4 to 7 tokens: 0" in section
-    assert "Warning" not in section
-
-
-def test_tokens_that_are_not_as_many_as_published_are_a_warning_with_both_numbers(inputs):
-    inputs.json("manifest.json", text_manifest(published_tokens={"train": 950, "val": 4434897}))
-    (warning,) = re.findall(r"Warning: [^<]*", inputs.page())
-    assert "validation split has 900 tokens, and 4,434,897 are published" in warning
 
 
 def test_speedups_over_several_links_are_drawn_against_bandwidth(inputs):

@@ -106,6 +106,13 @@ def build(
     expected |= {"ttft_simulated.csv": simulated, "the simulation\u2019s layers.csv": layers}
     expected |= {"corpus.json": corpus, "the tokens\u2019 manifest.json": manifest}
     expected["samples of generated text"] = written
+    others = {
+        "where the time of a prefill goes; trains nothing": breakdown_csv,
+        "what runs when in one layer, simulated; trains nothing": layers_csv,
+        "what the corpus is": corpus_json,
+        "tokens, with their counts, lengths and duplicates": manifest_json,
+        "samples of generated text": samples_json,
+    }
     parts = {
         "sections": sections,
         "place": palette.place,
@@ -115,7 +122,9 @@ def build(
         "facts": describe.about(run, corpus, manifest, labels, rows),
         "failed": failed,
         "absent": describe.absent(run, expected, metrics),
-        "run_tables": [found for found in (describe.trainings(metrics), describe.commands(run, metrics)) if found],
+        "run_tables": [
+            found for found in (describe.trainings(metrics), describe.commands(run, metrics, others)) if found
+        ],
         "synthetic": [label for label in labels if "synthetic" in label.lower()],
     }
     write_text(out_html, render(parts))

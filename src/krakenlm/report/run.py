@@ -28,11 +28,7 @@ def absent(run: Mapping, expected: Mapping[str, Sequence | Mapping], metrics: Se
         if model is not None and not model.get("from")
         for seed in config.get("seeds") or []
     ]
-    missing = [
-        f"the training of {name}, {seed.replace('seed', 'seed ')}"
-        for name, seed in wanted
-        if (name, seed) not in trained
-    ]
+    missing = [f"the {training(Path(name, seed))}" for name, seed in wanted if (name, seed) not in trained]
     return missing + [name for name, part in expected.items() if not part]
 
 
@@ -122,14 +118,25 @@ def trainings(metrics: Sequence[Path]) -> Table:
     return table("trainings-table", "What each training took", columns, rows)
 
 
-def commands(run: Mapping, metrics: Sequence[Path]) -> Table | None:
-    """A line that makes each result again; None where it is not known how this run was started."""
+def training(folder: Path) -> str:
+    """`training of standard, seed 0`, of models/standard/seed0-<hash>"""
+    return f"training of {folder.parent.name}, {folder.name.split('-')[0].replace('seed', 'seed ')}"
+
+
+def commands(run: Mapping, metrics: Sequence[Path], others: Mapping[str, Path | None]) -> Table | None:
+    """A line that makes each result again; None where it is not known how this run was started.
+
+    Args:
+        others: files of this run by what they hold; one that is not there has no line.
+    """
     command = run.get("command")
     if not command:
         return None
     program, _, options = command.partition(" ")
-    made = [(f"results/{name}.csv", what) for name, what in RESULTS.items()]
-    made += [(str(path), f"training of {Path(path).parent.parent.name}") for path in metrics]
+    made = [("results/report.html", "this page, its charts and tables")]
+    made += [(f"results/{name}.csv", what) for name, what in RESULTS.items()]
+    made += [(str(path), what) for what, path in others.items() if path and Path(path).exists()]
+    made += [(str(path), training(Path(path).parent)) for path in metrics]
     rows = [{"result": "everything", "command": command}]
     rows += [{"result": what, "command": f"{program} {target} {options}".strip()} for target, what in made]
     columns = [Column("result", "result"), Column("command", "command")]
