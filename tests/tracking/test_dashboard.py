@@ -6,8 +6,9 @@ import pytest
 from tracked_runs import KEY, open_run
 
 from krakenlm.errors import InputError
+from krakenlm.evaluation.superglue import CORRECTED, TASKS
 from krakenlm.tracking import dashboard
-from krakenlm.tracking.dashboard import EVALUATION, TABLES, TRAINING, create
+from krakenlm.tracking.dashboard import BARS, SCORES, SECTIONS, TABLES, TRAINING, create
 
 
 def strings(value):
@@ -29,12 +30,21 @@ def test_the_workspace_has_a_panel_for_every_metric_and_table_of_every_stage(ser
     assert "/someone/mine?nw=" in address
     spec = json.loads(view["spec"])
     sections = spec["section"]["panelBankConfig"]["sections"]
-    assert {"Training", *TABLES} <= {section["name"] for section in sections}
+    assert [section["name"] for section in sections[: len(SECTIONS)]] == list(SECTIONS)
+    assert {"Text", "Training", "Evaluation", "Shards", "Engines", "Samples", "Time to first token"} <= set(SECTIONS)
+    assert all(section["panels"] for section in sections[: len(SECTIONS)])
     shown = set(strings(sections))
     assert {metric for metrics in TRAINING.values() for metric in metrics} <= shown
-    assert {f"summary:evaluation/{key}" for key in EVALUATION} <= shown | {f"summary:{each}" for each in shown}
+    bars = {f"summary:{metric}" for panels in BARS.values() for metrics in panels.values() for metric in metrics}
+    assert bars <= shown | {f"summary:{each}" for each in shown}
+    assert {"summary:evaluation/loss", "summary:superglue/boolq/acc", "summary:superglue/record/f1"} <= bars
     assert {table for tables in TABLES.values() for table in tables} <= shown
     assert KEY not in view["spec"]
+
+
+def test_every_score_of_a_task_has_its_bar():
+    tasks = {key: set(task.metrics) | ({CORRECTED} if key == "multirc" else set()) for key, task in TASKS.items()}
+    assert {key: set(metrics) for key, metrics in SCORES.items()} == tasks
 
 
 def test_a_second_call_updates_the_workspace_of_the_first(server, tmp_path, monkeypatch):
@@ -58,7 +68,7 @@ def test_sections_that_were_made_by_hand_stay(server, tmp_path):
     create(tmp_path)
     (view,) = server.views.values()
     sections = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
-    assert [section["name"] for section in sections] == ["Training", *TABLES, "By hand"]
+    assert [section["name"] for section in sections] == [*SECTIONS, "By hand"]
     assert len(sections[-1]["panels"]) == 1
 
 

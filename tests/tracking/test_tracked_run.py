@@ -5,7 +5,7 @@ import time
 import wandb
 from tracked_runs import KEY, inspect, open_run
 
-from krakenlm.tracking import folders
+from krakenlm.tracking import folders, service
 from krakenlm.tracking import run as tracking
 from krakenlm.tracking.ledger import Ledger
 from krakenlm.tracking.run import STEP
@@ -62,10 +62,10 @@ def test_what_the_machine_does_meanwhile_and_the_code_that_ran_are_in_the_run(tm
 
 
 def test_a_login_in_netrc_counts_as_a_key(tmp_path):
-    assert tracking.keys() == []
+    assert service.keys() == []
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + KEY, encoding="utf-8")
     (tmp_path / "netrc").chmod(0o600)
-    assert tracking.keys() == [KEY]
+    assert service.keys() == [KEY]
 
 
 def test_other_parameters_make_another_run_and_the_same_ones_the_same(tmp_path):

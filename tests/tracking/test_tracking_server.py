@@ -1,45 +1,96 @@
 """Runs against a stand-in for W&B's server: one that takes everything, and ones that fail, stall and die."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
+import wandb
 from tracked_runs import KEY, open_run, upload_all
 
-from krakenlm.tracking import folders
+from krakenlm.tracking import folders, service
 from krakenlm.tracking import run as tracking
 from krakenlm.tracking.run import STEP
 
 STAGE = Path(__file__).parent / "small_stage.py"
 
 
-def train(directory, last, mode):
-    """Run `small_stage.py` up to step `last`, from its start or, a second time, going on."""
-    done = subprocess.run([sys.executable, STAGE, directory, str(last), mode, "to the end"], capture_output=True)
-    assert (done.returncode, done.stderr) == (0, b"")
+LOSS, SPEED = "train/loss", "train/tokens_per_second"
+MANY = 3000  # rows of so many steps are more than W&B's own process keeps in its memory before it writes them
 
 
-def train_and_kill(directory, last, mode, arrived):
-    """Run `small_stage.py` up to step `last` and kill it, kill -9, there, once `arrived()`."""
-    command = [sys.executable, STAGE, directory, str(last), mode, "hang"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == f"logged {last}\n"
-        while not arrived():
-            time.sleep(0.05)
+@contextlib.contextmanager
+def stage(directory, last, mode, end="outputs"):
+    """`small_stage.py`, from its start or, a second time, going on; it is waiting halfway."""
+    command = [sys.executable, STAGE, directory, str(last), mode, end]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdout.readline() == "halfway\n", process.stderr.read()
+        yield process
         process.kill()
+
+
+def end_of(process, last):
+    """What the stage has said on stderr, once it has come to its end."""
+    out, err = process.communicate("go on\n")
+    assert (process.returncode, out) == (0, f"logged {last}\n"), err
+    return err
+
+
+def train(directory, last, mode):
+    with stage(directory, last, mode) as process:
+        assert end_of(process, last) == ""
+
+
+def go_on(process, last):
+    """Let the stage come to where it hangs."""
+    process.stdin.write("go on\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == f"logged {last}\n"
+
+
+def wait_for(condition):
+    while not condition():
+        time.sleep(0.05)
 
 
 def losses(server):
     """(step, loss) of the one run's history rows, as they arrived."""
     (run,) = server.runs.values()
-    return [(row[STEP], row["train/loss"]) for row in run.history if "train/loss" in row]
+    return [(row[STEP], row[LOSS]) for row in run.history if LOSS in row]
+
+
+def counts(server, name):
+    """How many rows of the one run have a value of this name, by step."""
+    (run,) = server.runs.values()
+    return Counter(row[STEP] for row in run.history if name in row)
+
+
+def arrived(server):
+    return len(losses(server)) if server.runs else 0
+
+
+def tables(server):
+    """Where the tables lie that arrived."""
+    return [path for path in server.uploads if "media/table/scores" in path]
 
 
 def expected(last):
     return [(step, 100 / (step + 10)) for step in range(0, last + 10, 10)]
+
+
+def wandbs_process(parent):
+    """The id of W&B's own process, a child of the one with the run."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    (found,) = [int(child) for child in children if "wandb" in Path(f"/proc/{child}/comm").read_text()]
+    return found
 
 
 def test_an_online_run_arrives_with_config_metrics_table_artifact_and_summary(server, tmp_path):
@@ -75,21 +126,91 @@ def test_an_online_run_is_tied_to_the_artifacts_that_it_reads(server, tmp_path):
     assert server.runs[run_id].used == ["corpus.json"]
 
 
-@pytest.mark.parametrize("mode", [pytest.param("online", marks=pytest.mark.slow), "offline"])
+# Whether the stage is online, and whether what it logged up to halfway has arrived: W&B's own process waits 15 s first.
+WAYS = [("offline", False), ("online", False), pytest.param("online", True, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("mode", "half"), WAYS)
 def test_after_a_kill_and_a_resume_every_metric_table_and_artifact_has_arrived_once(
-    server, tmp_path, monkeypatch, mode
+    server, tmp_path, monkeypatch, mode, half
 ):
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.1")
-    train_and_kill(tmp_path, 30, mode, arrived=lambda: mode == "offline" or (server.runs and losses(server)))
-    train(tmp_path, 50, mode)
+    with stage(tmp_path, MANY, mode, "hang") as process:
+        wait_for(lambda: arrived(server) >= 140 or not half)
+        server.fail()  # what comes now is on the disk only
+        go_on(process, MANY)
+        wait_for(lambda: sum(file.stat().st_size for file in tmp_path.glob("wandb/*run-*/run-*.wandb")) >= 2**16)
+    server.recover()
+    assert 140 <= arrived(server) < 200 if half else arrived(server) == 0
+    kept = folders.logged(folders.unsent(tmp_path), STEP)
+    assert max(kept) > MANY / 2
+    train(tmp_path, MANY + 50, mode)
     upload_all(tmp_path)
-    assert losses(server) == expected(50)
+    assert losses(server) == expected(MANY + 50)
+    # What the first process had on the disk, and what the second has computed from its checkpoint on.
+    speeds = {step for step, row in kept.items() if SPEED in row} | set(range(MANY, MANY + 60, 10))
+    assert counts(server, SPEED) == dict.fromkeys(speeds, 1)
     assert folders.unsent(tmp_path) == []
     (artifact,) = server.named("model.json")
-    tables = [path for path in server.uploads if "media/table/scores" in path]
-    assert len(tables) == 1
+    assert sum(counts(server, "scores").values()) == len(tables(server)) == 1
     assert server.runs[artifact["run"]].exit_code == 0
     assert upload_all(tmp_path) == []
+
+
+@pytest.mark.parametrize(("mode", "times"), [("offline", 1), pytest.param("online", 2, marks=pytest.mark.slow)])
+def test_after_a_kill_behind_table_and_artifact_nothing_but_a_table_that_had_arrived_is_there_twice(
+    server, tmp_path, monkeypatch, mode, times
+):
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.1")
+    with stage(tmp_path, MANY, mode, "outputs, hang") as process:
+        go_on(process, MANY)
+        wait_for(lambda: mode == "offline" or (server.named("model.json") and arrived(server)))
+    train(tmp_path, MANY, mode)
+    upload_all(tmp_path)
+    assert losses(server) == expected(MANY)
+    # Its newest row is the one that is shown, and says the step that it came after.
+    assert counts(server, "scores") == {MANY: times}
+    assert len(tables(server)) == times
+    (artifact,) = server.named("model.json")
+    assert server.runs[artifact["run"]].summary[STEP] == MANY
+    assert folders.unsent(tmp_path) == []
+
+
+@pytest.mark.parametrize(("mode", "half"), WAYS)
+def test_when_wandbs_own_process_is_killed_the_whole_curve_goes_on_in_an_offline_folder(
+    server, tmp_path, monkeypatch, mode, half
+):
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.1")
+    with stage(tmp_path, MANY, mode) as process:
+        wait_for(lambda: arrived(server) or not half)
+        os.kill(wandbs_process(process.pid), signal.SIGKILL)
+        err = end_of(process, MANY)
+    assert err.count("\n") == 1
+    assert err.startswith("krakenlm: W&B could not log")
+    assert "; going on offline; " in err
+    assert folders.is_offline(folders.unsent(tmp_path)[-1])
+    upload_all(tmp_path)
+    for name in (LOSS, SPEED):
+        found = counts(server, name)
+        assert sorted(found) == [step for step, _ in expected(MANY)]
+        # What had arrived before arrives once more.
+        assert set(found.values()) == ({1, 2} if half else {1})
+    assert len(server.named("model.json")) == len(tables(server)) == 1
+
+
+def test_what_was_logged_before_wandbs_own_process_is_killed_is_in_the_folder_after_it(tmp_path, capfd):
+    (tmp_path / "model.json").write_text("{}")
+    with open_run(tmp_path, mode="offline") as run:
+        run.log({"train/loss": 3.5}, step=10)
+        run.table("scores", [{"model": "kraken"}])
+        run.wrote(tmp_path / "model.json", "model")
+        os.kill(wandbs_process(os.getpid()), signal.SIGKILL)
+    assert capfd.readouterr().err.startswith("krakenlm: W&B could not finish: ")
+    wandb.teardown()
+    found = folders.records(folders.unsent(tmp_path)[-1])
+    assert folders.logged(folders.unsent(tmp_path), STEP) == {10: {"train/loss": 3.5}}
+    assert "scores" in json.dumps([record for record in found if record["type"] == "history"])
+    assert "model.json" in [record["artifact"]["name"] for record in found if record["type"] == "artifact"]
 
 
 def test_uploaded_offline_runs_are_tied_to_the_artifacts_that_they_read(server, tmp_path):
@@ -126,7 +247,7 @@ def test_a_run_goes_on_offline_beside_a_process_of_wandbs_that_a_hanging_server_
     server, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setattr(tracking, "INIT_SECONDS", 1.0)
-    monkeypatch.setattr(tracking, "TEAR_DOWN_SECONDS", 0.2)
+    monkeypatch.setattr(service, "TEAR_DOWN_SECONDS", 0.2)
     server.stall()
     with open_run(tmp_path, mode="auto") as run:
         run.log({"train/loss": 3.5}, step=10)
@@ -144,19 +265,29 @@ def test_a_server_that_dies_in_the_middle_costs_a_line_and_the_upload_brings_the
 ):
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 2.0)
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.1")
     with open_run(tmp_path, mode="online") as run:
-        run.log({"train/loss": 3.5}, step=10)
+        for step in (10, 20):
+            run.log({LOSS: step / 10}, step=step)
+        wait_for(lambda: arrived(server) == 1)
         getattr(server, trouble)()
-        run.log({"train/loss": 2.5}, step=20)
+        run.log({LOSS: 3.0}, step=30)
         run.table("scores", [{"model": "kraken"}])
-    # The table is what waits for the server; the end of a run that goes on offline may do so, too.
-    assert capfd.readouterr().err.startswith("krakenlm: W&B could not log table scores")
+        run.log({LOSS: 4.0}, step=40)
+    # The table is what waits for the server; nothing after it does.
+    err = capfd.readouterr().err
+    assert err.startswith("krakenlm: W&B could not log table scores")
+    assert err.count("\n") == 1
     server.recover()
-    assert folders.unsent(tmp_path)
+    assert [folders.is_offline(folder) for folder in folders.unsent(tmp_path)] == [False, True]
     upload_all(tmp_path)
-    # What had arrived before may arrive again, as the same row of the same step.
-    assert sorted(set(losses(server))) == [(10, 3.5), (20, 2.5)]
-    assert any("media/table/scores" in path for path in server.uploads)
+    # What had arrived before arrives a second time, as the same row of the same step; a request that hung may, too.
+    found = counts(server, LOSS)
+    assert set(losses(server)) == {(step, step / 10) for step in (10, 20, 30, 40)}
+    assert (found[10], found[40]) == (2, 1)
+    assert {found[20], found[30]} <= ({1} if trouble == "fail" else {1, 2})
+    # Only the one of the offline folder, if W&B could not keep the first one.
+    assert 1 <= len(tables(server)) <= 2
 
 
 def test_the_key_is_in_no_file_and_no_record(server, tmp_path, capfd):

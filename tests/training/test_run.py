@@ -58,9 +58,10 @@ def train_until_a_power_cut(text, out, logger=None):
         if trainer.global_step == 7:
             raise PowerCut
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Record, "on_train_batch_end", cut)
-        run.train(*text, MODEL, RECIPE, 0, out, logger=logger)
+        with pytest.raises(PowerCut):
+            run.train(*text, MODEL, RECIPE, 0, out, logger=logger)
 
 
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(text, undisturbed, tmp_path):

@@ -33,13 +33,15 @@ def shard(
     if (model is None) == (random is None):
         raise InputError("shard: expected one of a model folder and --random; give one")
     name = " ".join(random) if random else model_name(model)
-    with writing_stage("shard", out, name=f"{name} tp {tp}", kind="shards"):
+    with writing_stage("shard", out, name=f"{name} tp {tp}", kind="shards") as run:
         from krakenlm.inference.shards import write_random_shards, write_shards
 
         if model is not None:
             write_shards(model, out, tp, dtype)
         else:
             write_random_shards(random_config(*random, tp), out, tp, seed, dtype)
+        sizes = [file.stat().st_size for file in out.glob("rank*.safetensors")]  # none of random weights
+        run.summary({"shards/ranks": tp} | ({"shards/largest_file_bytes": max(sizes)} if sizes else {}))
 
 
 def random_config(size: str, architecture: str, tp: int) -> object:
@@ -91,7 +93,7 @@ def samples(
     seed: Seed = 0,
 ) -> None:
     """Let every model go on from the same beginnings of validation documents."""
-    with writing_stage("samples", out):
+    with writing_stage("samples", out) as run:
         from krakenlm.inference.samples import write_samples as stage
 
-        stage(models, tokens, out, seed=seed)
+        run.table("samples", stage(models, tokens, out, seed=seed))

@@ -5,8 +5,9 @@ from typing import Any
 
 from krakenlm.errors import InputError
 from krakenlm.tracking.ledger import RUN, Ledger
-from krakenlm.tracking.run import STEP, default_project, keys, set_up, within
-from krakenlm.tracking.upload import directories, hide_keys
+from krakenlm.tracking.run import STEP, default_project
+from krakenlm.tracking.service import hide_keys, keys, set_up, within
+from krakenlm.tracking.upload import directories
 
 WORKSPACE = "krakenlm"
 VIEW = f"nw-{WORKSPACE}-v"  # its name on the server, by which the next call finds it; W&B's own have letters by chance
@@ -20,14 +21,38 @@ TRAINING = {
     "Share of the matrix rate": ["train/share_of_matrix_rate"],
     "Peak memory, GB": ["train/peak_memory_gb"],
 }
-EVALUATION = ("loss", "perplexity", "bits_per_byte")
+# Tasks and their metrics as `krakenlm superglue` names them; to import them from there takes seconds.
+SCORES = {
+    "boolq": ("acc",),
+    "cb": ("acc", "f1"),
+    "copa": ("acc",),
+    "multirc": ("acc", "acc (corrected)"),
+    "record": ("f1", "em"),
+    "rte": ("acc",),
+    "wic": ("acc",),
+    "wsc": ("acc",),
+}
+# Panels of values in summaries.
+BARS = {
+    "Text": {
+        "Documents": ["documents"],
+        "Bytes of text": ["bytes"],
+        "Documents of each split": ["splits.train.documents", "splits.val.documents"],
+        "Tokens": ["splits.train.tokens", "splits.val.tokens"],
+    },
+    "Evaluation": {f"Evaluation: {key}": [f"evaluation/{key}"] for key in ("loss", "perplexity", "bits_per_byte")}
+    | {f"Score: {task}": [f"superglue/{task}/{metric}" for metric in SCORES[task]] for task in SCORES},
+    "Shards": {"Ranks": ["shards/ranks"], "Bytes of the largest rank's file": ["shards/largest_file_bytes"]},
+}
 # Keys of tables (`Run.table`). Charts get panels of their own from W&B.
 TABLES = {
     "Evaluation": ("perplexity", "superglue", "comparisons"),
     "Engines": ("engines",),
+    "Samples": ("samples",),
     "Time to first token": ("ttft",),
     "Simulated time to first token": ("ttft_simulated",),
 }
+SECTIONS = tuple(dict.fromkeys(["Text", "Training", *BARS, *TABLES]))
 
 
 def create(results: Path) -> str:
@@ -89,10 +114,10 @@ def sections() -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    panels = {
-        "Training": [wr.LinePlot(title=title, x=STEP, y=metrics) for title, metrics in TRAINING.items()],
-        "Evaluation": [wr.BarPlot(title=f"Evaluation: {key}", metrics=[f"evaluation/{key}"]) for key in EVALUATION],
-    }
-    for section, tables in TABLES.items():
-        panels.setdefault(section, []).extend(wr.WeavePanelSummaryTable(table_name=table) for table in tables)
+    panels: dict[str, list] = {name: [] for name in SECTIONS}
+    panels["Training"] += [wr.LinePlot(title=title, x=STEP, y=metrics) for title, metrics in TRAINING.items()]
+    for name, bars in BARS.items():
+        panels[name] += [wr.BarPlot(title=title, metrics=metrics) for title, metrics in bars.items()]
+    for name, tables in TABLES.items():
+        panels[name] += [wr.WeavePanelSummaryTable(table_name=table) for table in tables]
     return [ws.Section(name=name, panels=shown, is_open=True) for name, shown in panels.items()]

@@ -2,11 +2,8 @@
 
 import contextlib
 import json
-import netrc
 import os
 import sys
-import threading
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from krakenlm.files import claim
 from krakenlm.tracking import folders
 from krakenlm.tracking.artifacts import artifact_name, make_artifact
 from krakenlm.tracking.ledger import LINKED, READ, RUN, WROTE, Ledger
+from krakenlm.tracking.service import has_ended, keys, set_up, start_anew, within
 from krakenlm.version import code_version
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -23,8 +21,6 @@ MODES = ("auto", "online", "offline", "disabled")
 STEP = "trainer/global_step"
 SERVICE_SECONDS = 60.0
 INIT_SECONDS = 15.0
-# W&B's own process ends no sooner than what it waits for on a server that hangs; it is waited for so long.
-TEAR_DOWN_SECONDS = 15.0
 LINK_SECONDS = 15.0
 FINISH_SECONDS = 60.0
 
@@ -89,7 +85,14 @@ class Run:
         self.options: dict = {}
         self.ledger = Ledger(directory)
         self.secrets: list[str] = []
-        self.logged: dict[int, set[str]] = {}  # metrics of each step in folders of this run that are not uploaded yet
+        self.first = 0  # the server has what was logged at the steps before this one
+        self.earlier: list[Path] = []  # folders of an online run's earlier processes, whose rows it has taken over
+        self.logged: dict[int, dict[str, float]] = {}  # each step's metrics in folders that are not uploaded yet
+        # What this process has logged: W&B's own has up to 32 KB of it in its memory only, and takes it along when it
+        # is killed.
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.step: int | None = None  # the last one that something was logged at, here or by an earlier process
+        self.calls: list[Callable[[Any], None]] = []
 
     @property
     def directory(self) -> Path:
@@ -123,23 +126,30 @@ class Run:
         set_up(self.directory)
         self.secrets = keys()
 
-    def go_offline(self) -> bool:
-        """Go on in a run folder of its own, which the upload joins to what was sent before."""
+    def go_offline(self, lost: bool = False) -> bool:
+        """Go on in a run folder of its own, which the upload joins to what was sent before.
+
+        Args:
+            lost: whether W&B's own process was killed, so that what it had is to be logged anew.
+        """
 
         def reopen() -> None:
             if self.wandb_run is not None:
-                with contextlib.suppress(TimeoutError):  # what does not arrive now is on the disk
+                with contextlib.suppress(Exception):  # what does not arrive now is on the disk, or logged anew
                     self.wandb_run.finish()
             # W&B's own process still has the run's id.
             start_anew()
+            self.settle()
             self.init("offline")
+            if lost:
+                self.repeat()
 
         return self.attempt("go on offline", reopen)
 
     def init(self, mode: str) -> None:
         import wandb
 
-        earlier = folders.unsent(self.directory, self.options["id"]) if mode == "offline" else []
+        earlier = folders.unsent(self.directory, self.options["id"])
         settings = wandb.Settings(
             console="off",
             silent=True,
@@ -157,20 +167,49 @@ class Run:
         run.define_metric("*", step_metric=STEP)
         self.wandb_run, self.folder = run, Path(run.dir).parent
         self.logged = folders.logged(earlier, STEP)
+        if not run.offline:
+            self.take_over(earlier)
+
+    def take_over(self, earlier: list[Path]) -> None:
+        """Log what folders of earlier processes hold and the server has not got: they will not be sent themselves."""
+        # Rows arrive in order; W&B goes on after the last one that did.
+        self.first, self.earlier = self.wandb_run.starting_step, earlier
+        self.logged = {step: row for step, row in self.logged.items() if step >= self.first}
+        for step, row in sorted(self.logged.items()):
+            self.rows[step] = dict(row)
+            self.wandb_run.log({**row, STEP: step}, step=step)
+
+    def settle(self) -> None:
+        """Earlier folders whose rows are in this online run's folder, which is to be sent, need no upload."""
+        if self.earlier:
+            held = folders.logged([self.folder], STEP)
+            if all(row.keys() <= held.get(step, {}).keys() for step, row in self.logged.items()):
+                folders.mark_sent(self.earlier)
+        self.earlier = []
+
+    def repeat(self) -> None:
+        """Do again what the run folders do not show; of tables and artifacts, whose newest counts, all."""
+        for step, row in sorted(self.rows.items()):
+            missing = {name: value for name, value in row.items() if name not in self.logged.get(step, ())}
+            if missing:
+                self.wandb_run.log({**missing, STEP: step}, step=step)
+        for action in self.calls:
+            action(self.wandb_run)
 
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log values that have one x, `step`; those that an earlier process of this run has logged are left out."""
         if step is None:
             self.use("log", lambda run: run.log(dict(metrics)))
             return
+        self.step = step
         values = {key: value for key, value in metrics.items() if key not in self.logged.get(step, ())}
-        if values:
-            self.use("log", lambda run: run.log({**values, STEP: step}, step=step))
+        if values and step >= self.first:
+            self.rows.setdefault(step, {}).update(values)
+            self.use("log", lambda run: run.log({**values, STEP: step}, step=step), once=True)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log rows as a W&B table; a key that a row lacks is empty there."""
-
-        self.use(f"log table {name}", lambda run: run.log({name: make_table(rows)}))
+        self.use(f"log table {name}", lambda run: run.log({name: make_table(rows)} | self.last_step()))
 
     def bars(self, name: str, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], value: str) -> None:
         """Log a bar chart of the column `value`; each bar is called what its row has in the columns `labels`."""
@@ -179,7 +218,7 @@ class Run:
             import wandb
 
             bars = [{"row": ", ".join(str(row[label]) for label in labels), value: row[value]} for row in rows]
-            run.log({f"{name} chart": wandb.plot.bar(make_table(bars), "row", value, title=name)})
+            run.log({f"{name} chart": wandb.plot.bar(make_table(bars), "row", value, title=name)} | self.last_step())
 
         self.use(f"log chart {name}", log_bars)
 
@@ -193,9 +232,13 @@ class Run:
                 {x: row[x], value: row[value], "line": ", ".join(str(row[label]) for label in labels)} for row in rows
             ]
             chart = wandb.plot.line(make_table(points), x, value, stroke="line", title=f"{name} over {x}")
-            run.log({f"{name} over {x}": chart})
+            run.log({f"{name} over {x}": chart} | self.last_step())
 
         self.use(f"log chart {name}", log_lines)
+
+    def last_step(self) -> dict[str, int]:
+        """What a row needs beside what has no step of its own: in a run that goes on, W&B would have it be step 0."""
+        return {} if self.step is None else {STEP: self.step}
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set summary values of the run."""
@@ -239,37 +282,50 @@ class Run:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if self.wandb_run is not None:
-            self.attempt("finish", lambda: self.finish(failed=error is not None))
+        self.use("finish", lambda run: self.finish(run, failed=error is not None), once=True, online=False)
         self.wandb_run = None
         if self.lock is not None:
             self.lock.close()
 
-    def finish(self, failed: bool) -> None:
-        run, online = self.wandb_run, not self.wandb_run.offline
+    def finish(self, run: Any, failed: bool) -> None:
+        online = not run.offline
         run.finish(exit_code=1 if failed else 0)
         if online:
-            # The parts that broke off before it are in it: what goes on logs all that the server did not get.
+            # The parts that broke off before it are in it.
             folders.mark_sent(folders.run_folders(self.directory, run.id))
 
-    def use(self, what: str, action: Callable[[Any], None]) -> None:
-        """Do `action` with the W&B run, if there is one; offline where online fails; after that there is none."""
+    def use(self, what: str, action: Callable[[Any], None], once: bool = False, online: bool = True) -> None:
+        """Do `action` with the W&B run, if there is one; where that fails, on an offline one, or there is none after.
+
+        Args:
+            once: not to be done again when W&B's own process was killed after it.
+            online: whether a failure of the server, too, makes the run an offline one.
+        """
         if self.wandb_run is None:
             return
-        online = not self.wandb_run.offline
-        if self.attempt(what, lambda: action(self.wandb_run), "offline" if online else "without"):
-            return
-        if not (online and self.go_offline() and self.attempt(what, lambda: action(self.wandb_run))):
-            self.wandb_run = None
+        try:
+            action(self.wandb_run)
+        except Exception as error:  # whatever W&B raises, the stage goes on
+            lost = has_ended()
+            again = lost or (online and not self.wandb_run.offline)
+            self.report(what, error, "offline" if again else "without")
+            if not (again and self.go_offline(lost) and self.attempt(what, lambda: action(self.wandb_run))):
+                self.wandb_run = None
+                return
+        if not once:
+            self.calls.append(action)
 
     def attempt(self, what: str, action: Callable[[], None], otherwise: str = "without") -> bool:
         try:
             action()
         except Exception as error:  # whatever W&B raises, the stage goes on
-            kept = f"; `krakenlm upload` sends what is kept in {self.folder}" if self.folder else ""
-            self.warn(what, f"{type(error).__name__}: {error}; going on {otherwise}{kept}")
+            self.report(what, error, otherwise)
             return False
         return True
+
+    def report(self, what: str, error: Exception, otherwise: str) -> None:
+        kept = f"; `krakenlm upload` sends what is kept in {self.folder}" if self.folder else ""
+        self.warn(what, f"{type(error).__name__}: {error}; going on {otherwise}{kept}")
 
     def warn(self, what: str, problem: str) -> None:
         line = " ".join(problem.split())
@@ -285,30 +341,6 @@ def make_table(rows: Sequence[Mapping[str, Any]]) -> Any:
     data = [[row.get(column) for column in columns] for row in rows]
     # An unknown figure is an empty cell, so a column may hold text and numbers.
     return wandb.Table(columns=columns, data=data, allow_mixed_types=True)
-
-
-def within(seconds: float, action: Callable[[], object]) -> None:
-    """Do `action` in a thread of its own; what takes longer is left to itself.
-
-    Raises:
-        TimeoutError: it took longer.
-        Exception: what `action` raised.
-    """
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            action()
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    if raised:
-        raise raised[0]
 
 
 def make_lightning_logger(run: Run) -> Any:
@@ -330,44 +362,6 @@ def default_project() -> str:
 def lock_path(directory: Path, run_id: str) -> Path:
     """Held for as long as a process writes to the run."""
     return directory / "wandb" / f"{run_id}.lock"
-
-
-def set_up(directory: Path) -> None:
-    """Import W&B and start its process; quiet from here on, the reading of keys included."""
-    # What is set to nothing is not set, for W&B neither, which would refuse it.
-    for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
-        del os.environ[name]
-    # What artifacts hold waits for its upload in here, not in the user's home.
-    os.environ.setdefault("WANDB_DATA_DIR", str(directory.resolve() / "wandb" / "staging"))
-    os.environ.setdefault("WANDB_CACHE_DIR", str(directory.resolve() / "wandb" / "cache"))
-    import wandb
-
-    wandb.setup(settings=wandb.Settings(silent=True))
-
-
-def start_anew() -> None:
-    """Start another process of W&B's in the place of the one there is."""
-    import wandb
-
-    with contextlib.suppress(TimeoutError):  # it ends later, by itself
-        within(TEAR_DOWN_SECONDS, wandb.teardown)
-    wandb.setup(settings=wandb.Settings(silent=True))
-
-
-def keys() -> list[str]:
-    """The keys by which W&B's server would know us: WANDB_API_KEY, and logins in netrc."""
-    import wandb
-
-    key = os.environ.get("WANDB_API_KEY")
-    hosts = [urllib.parse.urlparse(wandb.setup().settings.base_url).hostname]
-    if not os.environ.get("WANDB_BASE_URL"):
-        hosts.append("api.wandb.ai")  # where logins were kept before the default server moved
-    try:
-        logins = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return [key] if key else []
-    found = [logins.authenticators(host or "") for host in hosts]
-    return [*([key] if key else []), *(login[2] for login in found if login)]
 
 
 def is_first_process() -> bool:

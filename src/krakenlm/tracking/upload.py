@@ -1,14 +1,17 @@
 """Sends what offline and broken-off runs have left on this disk, and ties the runs to the artifacts they read."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from krakenlm.errors import InputError
 from krakenlm.files import claim
 from krakenlm.tracking import folders
 from krakenlm.tracking.ledger import LINKED, RUN, Ledger
-from krakenlm.tracking.run import default_project, keys, lock_path, set_up
+from krakenlm.tracking.run import default_project, lock_path
+from krakenlm.tracking.service import hide_keys, keys, set_up, within
 
 
 def directories(root: Path) -> list[Path]:
@@ -21,7 +24,7 @@ def upload(root: Path, minutes: float) -> list[str]:
 
     Args:
         root: results/, or the folder of a scale in it.
-        minutes: after this long the upload of a scale's runs is broken off.
+        minutes: after this long the upload of a scale's runs and inputs is broken off.
 
     Returns:
         What was done, and what could not be, in lines.
@@ -38,14 +41,19 @@ def upload(root: Path, minutes: float) -> list[str]:
 
 
 def upload_directory(directory: Path, minutes: float) -> list[str]:
-    waiting, report = folders.unsent(directory), []
+    waiting, report, end = folders.unsent(directory), [], time.monotonic() + minutes * 60
     with_process = {run for run in map(folders.run_id, waiting) if at_work(directory, run)}
     if with_process:
         report.append(f"{directory}: {len(with_process)} runs are still at work and stay for later")
     waiting = [folder for folder in waiting if folders.run_id(folder) not in with_process]
     if waiting:
-        report.append(sync(directory, waiting, minutes))
-    return report + link(directory, with_process)
+        report.append(sync(directory, waiting, end))
+    # A run that is not there has no inputs, and what kept the server from it would keep it from these.
+    return report if not_sent(waiting) else report + link(directory, with_process, end)
+
+
+def not_sent(found: list[Path]) -> list[Path]:
+    return [folder for folder in found if not folders.sent_marker(folder).exists()]
 
 
 def at_work(directory: Path, run: str) -> bool:
@@ -56,45 +64,58 @@ def at_work(directory: Path, run: str) -> bool:
     return False
 
 
-def sync(directory: Path, waiting: list[Path], minutes: float) -> str:
+def sync(directory: Path, waiting: list[Path], end: float) -> str:
     """Have W&B's own `wandb sync` send run folders; it sends those of one run one after the other."""
+    for folder in waiting:
+        folders.cut_off_unfinished(folder)
     try:
-        said = wandb_sync(waiting, minutes)
-        if left := [folder for folder in waiting if not folders.sent_marker(folder).exists()]:
+        said = wandb_sync(waiting, end)
+        if left := not_sent(waiting):
             # One folder without a run, left by a start that failed, keeps it from sending any.
             folders.mark_sent([f for f in left if not any(record["type"] == "run" for record in folders.records(f))])
-            said = wandb_sync([folder for folder in left if not folders.sent_marker(folder).exists()], minutes)
+        if left := not_sent(left):
+            said = wandb_sync(left, end)
     except subprocess.TimeoutExpired:
-        return f"{directory}: no end within {minutes:g} minutes; what is left will be sent the next time"
-    runs = {folders.run_id(folder) for folder in waiting}
-    left = [folder for folder in waiting if not folders.sent_marker(folder).exists()]
-    if left:
+        left = len(not_sent(waiting))
+        return f"{directory}: {left} of {len(waiting)} run folders could not be sent in time; the next call sends them"
+    if left := not_sent(waiting):
         return f"{directory}: {len(left)} of {len(waiting)} run folders could not be sent ({hide_keys(said)})"
-    return f"{directory}: {len(runs)} runs sent, from {len(waiting)} folders"
+    return f"{directory}: {len({folders.run_id(folder) for folder in waiting})} runs sent, from {len(waiting)} folders"
 
 
-def wandb_sync(waiting: list[Path], minutes: float) -> str:
-    """The last line that `wandb sync` has said."""
+def wandb_sync(waiting: list[Path], end: float) -> str:
+    """The last line that `wandb sync` has said, which has until `end`, a time of the monotonic clock."""
     command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--yes", *map(str, waiting)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=minutes * 60)
+    # With a process of W&B's own, not ours, so that nothing is sent any more once it has ended.
+    own = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=max(0.0, end - time.monotonic()))
     return ((done.stderr or done.stdout).strip().splitlines() or ["no reason given"])[-1]
 
 
-def hide_keys(text: str) -> str:
-    for key in keys():
-        text = text.replace(key, "<key>")
-    return text
-
-
-def link(directory: Path, without: set[str]) -> list[str]:
+def link(directory: Path, without: set[str], end: float) -> list[str]:
     """Tell the server which artifacts each run has read."""
     ledger = Ledger(directory)
     lines = [line for line in ledger.unlinked() if line["run"] not in without]
     if not lines:
         return []
+    told: list[dict] = []
+    try:
+        problem = ""
+        within(max(0.0, end - time.monotonic()), lambda: tell(ledger, lines, told))
+    except Exception as error:  # whatever W&B raises, what was sent is reported
+        problem = f"; {type(error).__name__}: {hide_keys(' '.join(str(error).split()))}; the next call tries the others"
+    return [f"{directory}: {len(told)} of {len(lines)} inputs tied to their runs{problem}"]
+
+
+def tell(ledger: Ledger, lines: list[dict], told: list[dict]) -> None:
+    """Tell of each line, adding it to `told` then.
+
+    Raises:
+        Exception: what W&B raised first, once all have been tried.
+    """
     import wandb
 
-    failed, api = [], wandb.Api()
+    api, failed = wandb.Api(), []
     projects = {line["run"]: line["project"] for line in ledger.lines(RUN) if "project" in line}
     for line in lines:
         # Ledgers of before a line had its project.
@@ -102,9 +123,10 @@ def link(directory: Path, without: set[str]) -> list[str]:
         try:
             run = api.run(f"{project}/{line['run']}")
             run.use_artifact(api.artifact(f"{project}/{line['artifact']}:{line['alias']}"))
-        except Exception as error:  # whatever W&B raises for one link, the others are tried
-            failed.append(f"{line['artifact']}: {type(error).__name__}: {error}")
+        except Exception as error:  # whatever W&B raises for one, the others are tried
+            failed.append(error)
             continue
         ledger.add(LINKED, line["run"], artifact=line["artifact"], alias=line["alias"])
-    done = f"{directory}: {len(lines) - len(failed)} of {len(lines)} inputs tied to their runs"
-    return [done + (f"; {hide_keys(' '.join(failed[0].split()))}" if failed else "")]
+        told.append(line)
+    if failed:
+        raise failed[0]
