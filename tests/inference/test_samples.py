@@ -1,14 +1,20 @@
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
 from krakenlm import models
+from krakenlm.cli import inference as commands
 from krakenlm.errors import InputError
 from krakenlm.files import read_json
 from krakenlm.inference.samples import beginnings, write_samples
+from krakenlm.latency import exclusive
 from krakenlm.text.corpus import Found, describe
 from krakenlm.text.tokenizer import load_tokenizer, train_tokenizer
 from krakenlm.text.tokenizing import tokenize
+from krakenlm.tracking import run as tracking
+from krakenlm.tracking.dashboard import BARS
 
 TEXT = '{"text": "Ann met Ben at the old harbour, and Ben met Ann."}\n'
 
@@ -63,3 +69,31 @@ def test_tokens_without_a_document_to_halve_are_refused(trained, tmp_path, monke
     monkeypatch.setattr("krakenlm.inference.samples.beginnings", lambda *_: [])
     with pytest.raises(InputError, match="expected a document of two tokens or more"):
         write_samples(*trained, tmp_path / "samples.json")
+
+
+def test_the_runs_of_samples_and_shards_show_what_the_workspace_has_panels_for(trained, tmp_path, monkeypatch):
+    shown = {}
+
+    class Run:
+        def table(self, name, rows):
+            shown[name] = rows
+
+        def summary(self, values):
+            shown.update(values)
+
+        def read(self, path):
+            pass
+
+        def wrote(self, path, kind):
+            pass
+
+    monkeypatch.setattr(tracking, "start_run", lambda *words, **options: contextlib.nullcontext(Run()))
+    monkeypatch.setattr(exclusive, "TIMING_LOCK", tmp_path / "timing")
+    (model, _), tokens = trained
+    commands.samples([model], tokens, tmp_path / "samples.json")
+    commands.shard(tmp_path / "shards", 2, model)
+    assert shown.pop("samples") == read_json(tmp_path / "samples.json")["samples"]
+    sizes = [(tmp_path / "shards" / f"rank{rank}.safetensors").stat().st_size for rank in (0, 1)]
+    assert shown == {"shards/ranks": 2, "shards/largest_file_bytes": max(sizes)}
+    bars = {metric for panels in BARS.values() for metrics in panels.values() for metric in metrics}
+    assert set(shown) <= bars
