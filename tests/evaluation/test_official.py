@@ -84,6 +84,7 @@ def test_every_line_becomes_the_prompt_choices_and_answer_that_lm_eval_words(dow
 def test_every_pronoun_of_wsc_is_marked_in_its_own_place(download, loaded):
     for row, doc in zip(lines(download, "WSC"), loaded["wsc"].validation_docs(), strict=True):
         target = row["target"]
+        assert row["text"].split()[target["span2_index"]].lower().startswith(target["span2_text"].lower().rstrip("."))
         prompt, choices, right = rendered(loaded["wsc"], doc)
         before = " ".join(row["text"].split()[: target["span2_index"]])
         marked = prompt.removeprefix("Passage: ").split("\n")[0]
@@ -94,6 +95,14 @@ def test_every_pronoun_of_wsc_is_marked_in_its_own_place(download, loaded):
         assert f'the pronoun "*{target["span2_text"]}*" refer to "*{doc["span1_text"]}*"?' in prompt
         assert doc["span1_text"].lower() == target["span1_text"].lower().rstrip(".")
         assert (choices, right) == (["no", "yes"], LABELS[row["label"]])
+
+
+def test_the_words_that_an_official_example_runs_together_have_the_hubs_index():
+    target = {"span1_index": 0, "span1_text": "Ann", "span2_index": 4, "span2_text": "theyscold"}
+    [row] = official.wsc({"text": "Ann and Ben hide when they scold .", "target": target, "label": True})
+    assert row["span2_index"] == 10
+    [row] = official.wsc({"text": "Ann knows theyscold .", "target": target | {"span2_index": 2}, "label": True})
+    assert row["span2_index"] == 2
 
 
 def test_every_field_arrives_as_it_was(download, converted):

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -256,6 +257,13 @@ def parse_row(line: str, place: str, key: str) -> dict:
             )
     if problem := wrong(row, key, task):
         raise InputError(f"{place}: {problem}; correct it")
+    if key == "wsc" and not has_pronoun_in_place(row):
+        # lm-eval marks the pronoun by the number of words before it. Published files have a few that are not there.
+        print(
+            f"{place}: {row['span2_text']!r} is not word {row['span2_index']} of its text, which lm-eval marks in its "
+            "place; scored as it is",
+            file=sys.stderr,
+        )
     return {field: row[field] for field in task.fields}
 
 
@@ -273,8 +281,7 @@ def wrong(row: Mapping, key: str, task: Task) -> str:
         return f"expected answers out of entities {row['entities']}, found {row['answers']}"
     if key == "record" and "@placeholder" not in row["query"]:
         return f"expected @placeholder in query, found {row['query']!r}"
-    if key == "wsc" and not has_pronoun_in_place(row):
-        # lm-eval finds the pronoun by the number of words before it.
+    if key == "wsc" and not (row["span2_text"] and 0 <= row["span2_index"] < len(row["text"].split())):
         return f"expected {row['span2_text']!r} as word {row['span2_index']} of text, found {row['text']!r}"
     if key == "wic" and not row["sentence1"][row["start1"] : row["end1"]].strip():
         return f"expected a word at start1 to end1, found none at {row['start1']} to {row['end1']}"
