@@ -18,6 +18,7 @@ from krakenlm.report import (
     engines,
     paper,
     perplexity,
+    price,
     samples,
     simulation,
     superglue,
@@ -87,7 +88,7 @@ def build(
     )
     sections = [
         ttft.section(rows["ttft"], palette),
-        ttft.price(rows["ttft"]),
+        price.section(rows["ttft"]),
         breakdown.section(rows["breakdown"]),
         simulation.section(simulated, layers, palette),
         perplexity.section(rows["perplexity"], metrics, palette, rows["comparisons"]),
