@@ -23,7 +23,7 @@ def is_dry_run(command: list[str]) -> bool:
     return any(DRY_RUN.fullmatch(word) for word in command[1:])
 
 
-def executor(command: list[str], started_in: str) -> str:
+def executor(command: list[str], clone: Path) -> str:
     """The executor that the command or its profile names; in a dry run Snakemake itself has another in its place.
 
     Raises:
@@ -31,8 +31,8 @@ def executor(command: list[str], started_in: str) -> str:
     """
     from snakemake.cli import parse_args
 
-    # Snakemake has gone to --directory since it read the command, whose profile's path is relative to where it began.
-    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.chdir(started_in):  # it says again what it reads
+    # Snakemake has gone to --directory since it read the command; the profile's path is one from the clone.
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.chdir(clone):  # it says again what it reads
         try:
             _, arguments = parse_args(command[1:])
         except SystemExit:

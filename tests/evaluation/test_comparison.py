@@ -113,7 +113,7 @@ def test_answers_about_one_paragraph_are_one_unit(tables):
     pandas.DataFrame(rows).to_parquet(tables / "superglue.parquet")
     row = rows_of(tables)["b", "a", "multirc"]
     expected = stats.ttest_rel(right["b"], right["a"])
-    assert (row["test"], row["n"]) == ("t", 40)
+    assert (row["test"], row["n"], row["items"]) == ("t", 40, 200)
     assert row["p_value"] == pytest.approx(expected.pvalue)
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(expected.confidence_interval()))
 

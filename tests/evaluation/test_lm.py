@@ -233,7 +233,7 @@ def test_more_new_tokens_than_the_block_holds_are_refused(language_model):
 def test_a_tokenizer_of_another_vocabulary_is_refused(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     fields = models.load_config(folder).to_dict()
-    for vocab_size in (256, 321, 384, 2048):
+    for vocab_size in (256, 321, 448, 2048):
         models.save_model(models.build(fields | {"vocab_size": vocab_size}), folder)
         with pytest.raises(InputError, match=f"expected a tokenizer for the model's vocab_size, {vocab_size}"):
             KrakenLM(folder, device="cpu")

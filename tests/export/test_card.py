@@ -63,6 +63,16 @@ def test_it_has_the_scores_of_its_own_run_alone(card, tmp_path):
     assert "9.876" not in text
 
 
+def test_a_table_without_a_row_of_this_model_is_named(card, tmp_path, capsys):
+    score = {"data": "stories", "protocol": "whole", "loss": "0.5", "perplexity": "1.6", "run": "models/other"}
+    table(tmp_path / "results" / "perplexity.csv", [score])
+    task = {"task": "boolq", "metric": "acc", "value": "0.7", "stderr": "0.02", "n": "400", "chance": "0.5"}
+    table(tmp_path / "results" / "superglue.csv", [task | {"run": "models/mine"}])
+    card(METRICS, tmp_path / "results", "models/mine")
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("perplexity.csv has no row of models/mine: the card goes without")
+
+
 def test_what_is_unknown_is_left_out(card):
     text = card({"seed": "", "tokens_seen": "", "source": "GPT-2, openai-community/gpt2"})
     elsewhere = "The weights come from elsewhere: GPT-2, openai-community/gpt2."

@@ -193,7 +193,7 @@ def test_a_collective_takes_the_median_over_runs_of_the_means_of_what_ranks_wait
     timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
     found = timer.stood_still(lambda: clock.pass_seconds(next(noise)), lambda: clock.pass_seconds(next(waits)))
     # A median of waits would be 1, a mean of runs 14.8.
-    assert found == pytest.approx(2.0)
+    assert bench.beyond_noise(found) == pytest.approx(2.0)
 
 
 def test_what_ranks_wait_for_the_slowest_of_them_is_not_the_collectives_time(monkeypatch):
@@ -207,7 +207,7 @@ def test_what_ranks_wait_for_the_slowest_of_them_is_not_the_collectives_time(mon
 
     timer = bench.Bench(Ranks(others), "cpu", bench.torch.float32)
     found = timer.stood_still(lambda: clock.pass_seconds(computed), lambda: clock.pass_seconds(waited))
-    assert found == pytest.approx(1.0)
+    assert found == [pytest.approx(1.0)]
 
 
 def test_one_interrupted_run_of_products_is_no_skew(small_grid, monkeypatch):
@@ -271,8 +271,15 @@ def on_gpu(timer, monkeypatch, longer):
 
 def test_of_a_gpus_differences_the_middle_one_counts(small_grid, monkeypatch):
     timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
-    on_gpu(timer, monkeypatch, [-1e-6, 9e-5, 2e-5])
+    on_gpu(timer, monkeypatch, [1e-6, 9e-5, 2e-5])
     assert timer.collective("all_reduce", 4096) == pytest.approx(2e-5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [([3.0, 1.0, 2.0], 2.0), ([-1.0, 1.0, 2.0], 0.0), ([-1.0, 1.0, 2.0, 9.0], 1.5)]
+)
+def test_a_time_that_some_measurements_did_not_find_is_noise(seconds, expected):
+    assert bench.beyond_noise(seconds) == expected
 
 
 def test_a_collective_that_noise_has_hidden_is_left_out(small_grid, monkeypatch, capsys):
@@ -288,6 +295,10 @@ def test_a_collective_that_noise_has_hidden_is_left_out(small_grid, monkeypatch,
     assert capsys.readouterr().err == "calibrate: all_reduce of 64 bytes took no more than noise; left out\n"
     with pytest.raises(InputError, match="calibrate: expected all_gather to take time behind products, found none"):
         calibrate.refuse_no_collectives({1: {}, 2: found | {"all_gather": []}})
+    # How sums and products slow each other is held against the time of a sum alone.
+    beside = {"all_reduce_beside": [[2, 64, 1.0]]}
+    with pytest.raises(InputError, match="calibrate: expected all_reduce to take time behind products, found none"):
+        calibrate.refuse_no_collectives({1: {}, 2: found | beside})
 
 
 def test_calls_that_something_else_has_interrupted_do_not_count():

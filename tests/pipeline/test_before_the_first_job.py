@@ -82,7 +82,8 @@ def test_a_dry_run_for_a_cluster_looks_at_no_device_of_the_machine_where_it_is_c
 
 
 def test_a_clusters_profile_is_found_from_where_the_command_was_given(checkout, tmp_path):
-    # Where the command is given lies the profile; Snakemake works in another folder.
+    # Where the command is given lies the profile; Snakemake works in another folder, which has a configuration, too.
+    (tmp_path / "config").symlink_to(checkout.folder / "config")
     setting = ["--directory", str(tmp_path), "--workflow-profile", "profiles/slurm", "--config", "scale=paper"]
     run = checkout.snakemake("--dry-run", "results/ttft.csv", *setting)
     assert "krakenlm: this run is within the budget and the free disk\n" in run.stdout

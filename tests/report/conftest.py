@@ -133,6 +133,7 @@ def engine_rows(models):
 
 def comparison_rows():
     common = {"model": "kraken-2way", "against": "standard", "data": DATA, "test": "t", "seeds": 2, "n": 40}
+    common |= {"items": 40}
     interval = {"ci_low": -0.01, "ci_high": 0.011}
     return [
         {**common, "measure": "loss, whole validation set", "difference": 0.1234, "ci_low": 0.1, "ci_high": 0.15,
@@ -148,7 +149,7 @@ def comparison(measure, difference, low, high, model="kraken-2way", against="sta
     return {
         "model": model, "against": against, "measure": measure, "data": DATA, "difference": difference, "ci_low": low,
         "ci_high": high, "p_value": 0.5, "test": "t", "margin": 0.02, "p_equivalence": 0.5, "verdict": "",
-        "seeds": seeds, "n": 400,
+        "seeds": seeds, "n": 400, "items": 400,
     }  # fmt: skip
 
 

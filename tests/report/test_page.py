@@ -185,6 +185,16 @@ def test_synthetic_data_is_called_synthetic_at_the_top_and_real_data_is_not(inpu
     assert "ynthetic" not in Page(inputs.page()).text.replace(inputs.folder.name, "")
 
 
+def test_where_superglue_alone_is_about_synthetic_text_no_model_is_said_to_be_trained_on_it(inputs):
+    assert "trained and scored on text that a program wrote" in " ".join(Page(inputs.page()).text.split())
+    for path in inputs.folder.glob("*.*"):
+        if path.name != "superglue.csv":
+            path.write_text(path.read_text().replace(" (synthetic)", ""))
+    text = " ".join(Page(inputs.page()).text.split())
+    assert "trained and scored on text that a program wrote" not in text
+    assert "SuperGLUE's formats were asked about text that a program wrote" in text
+
+
 def test_a_model_named_like_a_tag_stays_text(inputs):
     name = "<script>alert(1)</script>"
     inputs.write({"standard": ("standard", ""), name: ("kraken", "2")})

@@ -6,7 +6,7 @@ import pytest
 from krakenlm.errors import InputError
 from krakenlm.text import tokenizer
 from krakenlm.text.documents import Corpus
-from krakenlm.text.tokenizer import END_OF_TEXT, Encoder, fetch_tokenizer, load_tokenizer, train_tokenizer
+from krakenlm.text.tokenizer import END_OF_TEXT, Encoder, fetch_tokenizer, load_tokenizer, paddings, train_tokenizer
 
 
 def test_training_twice_gives_the_same_file(corpus, tmp_path):
@@ -107,3 +107,9 @@ def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text(corpus, tmp_path, mo
 
 def test_vocabularies_are_padded_to_the_next_multiple_of_64():
     assert [tokenizer.padded(size) for size in (300, 320, 50257, 50304)] == [320, 320, 50304, 50304]
+
+
+def test_a_model_has_one_of_the_sizes_that_its_tokenizer_is_padded_to():
+    assert {50257, 50304, 50432, 50688} <= paddings(50257)
+    assert 320 not in paddings(1)
+    assert min(paddings(320)) == 320

@@ -23,7 +23,10 @@ from krakenlm.tracking import folders
 ON_CLUSTER = (
     workflow.remote_exec
     or workflow.resource_settings.cores is None
-    or (plan.is_dry_run(sys.argv) and plan.executor(sys.argv, workflow.workdir_init) != "local")
+    or (
+        plan.is_dry_run(sys.argv)
+        and plan.executor(sys.argv, Path(workflow.main_snakefile).parent) != "local"
+    )
 )
 
 
@@ -91,6 +94,9 @@ def before_first_job(log):
     if not ON_CLUSTER:
         for line in plan.missing_links(CONFIG, jobs):
             announce(line)
+    if report_job() is not None:
+        # Of an earlier failure.
+        Path("results", status.REPORT_SO_FAR).unlink(missing_ok=True)
     record_jobs(log)
 
 
@@ -162,12 +168,20 @@ def report_inputs():
     page = report_job()
     if page is None:
         return None
-    makers = {str(path): str(job.output[0]) for job in workflow.dag.jobs for path in job.output}
+    makers = {
+        str(path): str(job.output[0])
+        for job in workflow.dag.jobs
+        for path in job.output
+    }
     inputs = {}
     for name, files in page.input.items():
         files = [files] if isinstance(files, str) else files
         inputs[name] = {str(path): makers.get(str(path), str(path)) for path in files}
-    return {"inputs": inputs, "config": json.loads(page.params.config), "run": page.params.run}
+    return {
+        "inputs": inputs,
+        "config": json.loads(page.params.config),
+        "run": page.params.run,
+    }
 
 
 def report_so_far():
@@ -178,8 +192,18 @@ def report_so_far():
     """
     if report_job() is None:
         return
+    if workflow.storage_settings.default_storage_provider:
+        return announce("no page of what is there: files are in a storage")
     program = "from krakenlm.cli import main; main()"
-    if subprocess.run([sys.executable, "-c", program, "report-so-far"]).returncode:
+    try:
+        # It waits while something is timed on this machine, which may be another folder's run of hours.
+        run = subprocess.run(
+            [sys.executable, "-c", program, "report-so-far"], timeout=120
+        )
+        written = run.returncode == 0
+    except subprocess.TimeoutExpired:
+        written = False
+    if not written:
         announce("no page of what is there; `krakenlm report-so-far` tries again")
 
 
@@ -248,15 +272,16 @@ REPRODUCTION = settings.fingerprint(
 )
 CORPUS = settings.corpus_folder(CONFIG)
 ROOT = f"results/{CORPUS}"
-TASKS = (
-    f"results/{SCALE}/tasks-{settings.fingerprint(CONFIG['evaluation']['superglue'])}"
+# Of the files of tasks and their scores; files of another one are made anew.
+SUPERGLUE_FORMAT = 2
+SUPERGLUE_HASH = settings.fingerprint(
+    [CONFIG["evaluation"]["superglue"], SUPERGLUE_FORMAT]
 )
+TASKS = f"results/{SCALE}/tasks-{SUPERGLUE_HASH}"
 SUPERGLUE_SOURCE = CONFIG["evaluation"]["superglue"]["source"]
 # An official download's files: a change of them makes the tasks, and all scores, again.
 SUPERGLUE_FILES = settings.superglue_files(CONFIG)
-SUPERGLUE_SCORES = (
-    f"superglue-{settings.fingerprint(CONFIG['evaluation']['superglue'])}"
-)
+SUPERGLUE_SCORES = f"superglue-{SUPERGLUE_HASH}"
 # With the device: what was timed on another one stays where it is, and is no answer here.
 LATENCY = (
     f"{SCALE}/latency-{settings.fingerprint([CONFIG['latency'], CONFIG['device']])}"
@@ -322,8 +347,6 @@ onstart:
 
 
 onsuccess:
-    if workflow.is_main_process and report_job() is not None:
-        Path("results", status.REPORT_SO_FAR).unlink(missing_ok=True)  # an earlier failure's
     if workflow.is_main_process and folders.unsent(Path("results") / SCALE):
         announce(
             "W&B runs are kept offline; with a key, `krakenlm upload` sends them"

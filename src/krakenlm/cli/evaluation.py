@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import Out, Scale, Seed, Threads, folder_under_results, named_values, writing_stage
+from krakenlm.cli.stage import ModelFolder, Out, Scale, Seed, Threads, folder_under_results, named_values, writing_stage
 from krakenlm.machine import count_gpus
 
 commands = typer.Typer()
@@ -40,7 +40,7 @@ def score(
 
 @commands.command()
 def perplexity(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    model: ModelFolder,
     tokens: Annotated[Path, typer.Option(help="Tokens folder.")],
     out: Out,
     name: Annotated[str, typer.Option(help="Name in the table.")],
@@ -76,7 +76,7 @@ def ngrams(
 
 @commands.command()
 def superglue(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    model: ModelFolder,
     out: Out,
     name: Annotated[str, typer.Option(help="Name in the table.")],
     tasks: Annotated[Path | None, typer.Option(help="Folder of local tasks; without it, the hub's.")] = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import Out, OutFolder, Seed, model_name, shape_of, writing_stage
+from krakenlm.cli.stage import ModelFolder, Out, OutFolder, Seed, model_name, model_to_read, shape_of, writing_stage
 from krakenlm.errors import InputError
 from krakenlm.machine import cores, count_gpus, refuse_missing_ranks
 from krakenlm.values import Dtype
@@ -17,7 +17,7 @@ commands = typer.Typer()
 def shard(
     out: OutFolder,
     tp: Annotated[int, typer.Option(help="Number of ranks.", min=1)],
-    model: Annotated[Path | None, typer.Argument(help="Model folder.")] = None,
+    model: Annotated[Path | None, typer.Argument(help="Model folder.", callback=model_to_read)] = None,
     random: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -57,7 +57,7 @@ def random_config(size: str, architecture: str, tp: int) -> object:
 
 @commands.command()
 def generate(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    model: ModelFolder,
     prompt: Annotated[str, typer.Argument(help="What the text begins with.")],
     tokens: Annotated[int, typer.Option(help="At most this many new tokens.", min=1)] = 100,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.0,

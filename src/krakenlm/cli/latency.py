@@ -19,7 +19,7 @@ from krakenlm.cli.stage import (
     writing_stage,
 )
 from krakenlm.files import hold
-from krakenlm.machine import count_gpus
+from krakenlm.machine import count_gpus, refuse_missing_ranks
 from krakenlm.values import Dtype, HeadRule, check_arguments
 
 # What tells a row of the simulated table from the others.
@@ -81,6 +81,8 @@ def ttft(
 ) -> None:
     """Time the first token of every architecture of one size, interleaved, alone on the machine."""
     options = parse_json("settings", settings) | shape_of("shape", shape)
+    if isinstance(options.get("threads"), int):  # of another type, it is refused with the other settings
+        refuse_missing_ranks("--tp", tp, options["threads"], count_gpus())
     with writing_stage("ttft", out, f"{size} tp {tp}", timing=True, gpus=count_gpus(), writes=[breakdown]) as run:
         from krakenlm.latency.ttft import measure_ttft
 
@@ -199,6 +201,7 @@ def calibrate_hardware(
     dtype: Annotated[Dtype, typer.Option()] = "float32",
 ) -> None:
     """Measure this machine, CPU or GPUs, alone on it, and describe it."""
+    refuse_missing_ranks("--ranks", ranks, threads, count_gpus())
     with writing_stage("calibrate", out, timing=True, gpus=count_gpus()):
         from krakenlm.latency.calibrate import calibrate
 

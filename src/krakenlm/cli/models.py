@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from krakenlm.cli.stage import folder_to_write, folder_under_results, model_name, writing_stage
+from krakenlm.cli.stage import ModelFolder, folder_to_write, folder_under_results, model_name, writing_stage
 from krakenlm.files import hold
 
 imports = typer.Typer(
@@ -63,7 +63,7 @@ def import_model(
 
 @exports.command("hf")
 def export_huggingface(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    model: ModelFolder,
     folder: Annotated[Path, typer.Argument(help="Folder to write; there must be none yet.", callback=folder_to_write)],
     tokenizer: Annotated[
         Path | None, typer.Option(help="tokenizer.json for a model without one; equal to its own otherwise.")

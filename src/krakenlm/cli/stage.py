@@ -32,6 +32,20 @@ def file_to_write(parameter: typer.CallbackParam, path: Path | None) -> Path | N
     return place_to_write(parameter, path)
 
 
+def model_to_read(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Refuse a model folder that is not there before anything is waited for.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    if path is not None and not os.path.isdir(path):
+        raise InputError(
+            f"{named(parameter)}: {path}: expected a model folder, found none; correct the path, or train or import a "
+            "model"
+        )
+    return path
+
+
 def folder_to_write(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
     """The same for a folder."""
     if path is not None and os.path.exists(path) and not os.path.isdir(path):
@@ -53,6 +67,7 @@ def place_to_write(parameter: typer.CallbackParam, path: Path | None) -> Path | 
 
 Out = Annotated[Path, typer.Option(help="What this stage writes.", callback=file_to_write)]
 OutFolder = Annotated[Path, typer.Option(help="Folder that this stage writes.", callback=folder_to_write)]
+ModelFolder = Annotated[Path, typer.Argument(help="Model folder.", callback=model_to_read)]
 Scale = Annotated[str, typer.Option(help="Scale, for the column of that name.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]

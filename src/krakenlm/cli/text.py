@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from krakenlm.cli.stage import Out, OutFolder, Seed, locked, parse_json, writing_stage
+from krakenlm.config.text import TEXT_DEFAULTS
 from krakenlm.errors import InputError
 
 commands = typer.Typer()
@@ -21,7 +22,8 @@ def corpus(
     processes: Annotated[int, typer.Option(help="Processes that read at once.", min=1)] = 1,
 ) -> None:
     """Find a corpus' documents and split them into training and validation."""
-    settings = parse_json("text", text)
+    given = parse_json("text", text)
+    settings = TEXT_DEFAULTS.get(str(given.get("source")), {}) | given
     with writing_stage("corpus", out, kind="corpus") as run:
         from krakenlm.text import corpus as stage
 

@@ -13,7 +13,7 @@ from krakenlm.files import write_table
 
 COLUMNS = (
     "model", "against", "measure", "data", "difference", "ci_low", "ci_high", "p_value", "test", "margin",
-    "p_equivalence", "verdict", "seeds", "n",
+    "p_equivalence", "verdict", "seeds", "n", "items",
 )  # fmt: skip
 # How much of a difference does not matter, unless the user says otherwise: 0.02 nats a token are 2% of perplexity.
 LOSS_MARGIN, SCORE_MARGIN = 0.02, 0.02
@@ -31,7 +31,8 @@ def compare(
     Right and wrong answers of one seed have p_value from the exact McNemar test, interval and p_equivalence from
     Tango's score method (proportions.PairedAnswers); all else has the three from t (statistics.paired_difference).
     `test` says which. `n` counts documents and examples; answers about one paragraph (MultiRC) and queries about one
-    passage (ReCoRD) depend on one another, so there it counts those, each with its sum of values.
+    passage (ReCoRD) depend on one another, so there it counts those, each with its sum of values. `items` counts the
+    tokens or answers in them.
 
     `verdict` is "different" where p_value < 0.05, "equivalent" where p_equivalence < 0.05, both where both are, and
     "no difference at this sample size" where neither is. Nothing is corrected for the number of rows.
@@ -98,6 +99,7 @@ def pairs(table: pandas.DataFrame, margin: float) -> Iterator[dict]:
             size_U = sizes[model].to_numpy()
             first_SU, second_SU = (values[name].loc[seeds].to_numpy() for name in (model, against))
             row = {"model": model, "against": against, "measure": measure, "data": data, "margin": margin}
+            row["items"] = int(size_U.sum())
             right_or_wrong = len(seeds) == 1 and part["value"].isin([0, 1]).all() and (size_U == 1).all()
             if right_or_wrong:
                 yield row | {"test": MCNEMAR} | described(paired_answers(first_SU[0], second_SU[0]), margin)

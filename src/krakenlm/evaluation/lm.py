@@ -23,7 +23,7 @@ from krakenlm.models import load_model
 from krakenlm.models.blocks import LAST
 from krakenlm.models.collectives import ALONE, Collectives
 from krakenlm.progress import Progress
-from krakenlm.text.tokenizer import PADDED_TO, end_token, load_tokenizer, padded
+from krakenlm.text.tokenizer import end_token, load_tokenizer, paddings
 
 # Tokens of a pack: enough for matrix products to be efficient, few enough for a CPU's caches.
 TOKENS_PER_PACK = {"cpu": 4096, "cuda": 65536}
@@ -75,10 +75,10 @@ class KrakenLM(TemplateLM):
         self.end = end_token(self.tokenizer, str(tokenizer))
         self.max_length = self.module.config.block_size
         vocab_size, found = self.module.config.vocab_size, self.tokenizer.get_vocab_size()
-        if not found <= vocab_size <= padded(found):
+        if vocab_size not in paddings(found):
             raise InputError(
                 f"{tokenizer}: expected a tokenizer for the model's vocab_size, {vocab_size}, which may be its size "
-                f"padded to a multiple of {PADDED_TO}, found one of {found} tokens; give the model its own tokenizer"
+                f"padded to a multiple of a power of two, found one of {found} tokens; give the model its own tokenizer"
             )
         # A context comes back with each of its continuations.
         self.encode = functools.lru_cache(maxsize=1 << 16)(self.encode)

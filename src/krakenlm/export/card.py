@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -131,6 +132,8 @@ def results(folder: Path, run: str) -> list[str]:
             f"{folder}: expected rows of the run {run}, found those of {', '.join(runs) or 'none'}; give this model's "
             "results"
         )
+    for name in sorted(name for name in rows if not own[name]):
+        print(f"export: {folder / name} has no row of {run}: the card goes without", file=sys.stderr)
     sections = []
     for name, title, columns in (TABLES[0], "Perplexity", PERPLEXITY), (TABLES[1], "SuperGLUE, zero-shot", SUPERGLUE):
         if own.get(name):

@@ -77,6 +77,11 @@ def steady(times: Iterable[float]) -> float:
     return sum(kept) / len(kept)
 
 
+def beyond_noise(seconds: Sequence[float]) -> float:
+    """Their median, 0 where fewer than three in four are above 0: such a median is noise."""
+    return median(seconds) if sum(each > 0 for each in seconds) >= 0.75 * len(seconds) else 0.0
+
+
 class Bench:
     """Times kernels on one rank's device while all ranks do the same."""
 
@@ -277,7 +282,7 @@ class Bench:
 
     def collective(self, name: str, size: int) -> float:
         """Seconds of a collective of `size` bytes, each rank's sum's or all ranks' parts' together, behind products;
-        0 or less where noise is larger.
+        0 where noise is larger.
 
         On CPUs ranks stand still for it for so long once the slowest has come, in runs of collectives with no barrier
         between them, as a forward has them; on GPUs recorded products take so much longer with it.
@@ -297,12 +302,12 @@ class Bench:
             call(x).wait()
 
         if self.on_gpu:
-            return median(self.mean(both) - self.mean(products) for _ in range(DIFFERENCES))
-        return self.stood_still(products, lambda: call(x).wait())
+            return beyond_noise([self.mean(both) - self.mean(products) for _ in range(DIFFERENCES)])
+        return beyond_noise(self.stood_still(products, lambda: call(x).wait()))
 
-    def stood_still(self, before: Callable[[], object], collective: Callable[[], object]) -> float:
-        """Seconds of a collective once the slowest rank has come to it, in a run of as many as a forward has: the
-        median of runs' means, since a forward is a sum over its collectives, and its time the median of forwards."""
+    def stood_still(self, before: Callable[[], object], collective: Callable[[], object]) -> list[float]:
+        """Seconds of a collective once the slowest rank has come to it, the mean of each run of as many as a forward
+        has: a forward is a sum over its collectives, and its time the median of forwards."""
 
         def run() -> float:
             computed, waited = self.side_by_side(before, collective, RUN)
@@ -311,7 +316,7 @@ class Bench:
         # The ranks have to agree on how often.
         once = self.over_ranks(sum(map(sum, self.side_by_side(before, collective, RUN))))
         least, most = RUNS
-        return median(run() for _ in range(int(max(least, min(most, RUN_SECONDS / once)))))
+        return [run() for _ in range(int(max(least, min(most, RUN_SECONDS / once))))]
 
     def beside(self) -> dict[str, list]:
         """On CPUs: [ranks, bytes, seconds] each, of sums beside products, and of what they take from these."""

@@ -126,13 +126,19 @@ def build(
         "run_tables": [
             found for found in (describe.trainings(metrics), describe.commands(run, metrics, others)) if found
         ],
-        "synthetic": [label for label in labels if "synthetic" in label.lower()],
+        "synthetic": synthetic(labels),
+        "trained_on_synthetic": synthetic([*describe.labels_of(corpus, manifest), *distinct(models, "data")]),
     }
     write_text(out_html, render(parts))
     if out_figures:
         paper.write_figures(sections, palette, (Path(__file__).parent / "page.css").read_text(), out_figures)
     if out_tables:
         paper.write_tables(sections, out_tables)
+
+
+def synthetic(labels: Sequence[str]) -> list[str]:
+    """Those of the labels of data that say that a program wrote it."""
+    return [label for label in labels if "synthetic" in label.lower()]
 
 
 def render(parts: Mapping) -> str:

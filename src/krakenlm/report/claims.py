@@ -161,7 +161,7 @@ def mean_over_tasks(model: str, rows: Sequence[Row]) -> Estimate:
     for row in rows:
         low, high = number(row["ci_low"]), number(row["ci_high"])
         known = low is not None and high is not None
-        errors.append((high - low) / 2 if known else TWO_SIDED_95 / (number(row["n"]) or 1))
+        errors.append((high - low) / 2 if known else TWO_SIDED_95 / (number(row["items"]) or 1))
     mean, error = sum(values) / len(values), sum(errors) / len(errors)
     word = within(mean - error, mean + error, number(rows[0]["margin"]))
     return Estimate(model, mean, mean - error, mean + error, word)

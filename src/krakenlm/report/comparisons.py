@@ -8,7 +8,7 @@ from krakenlm.report.numbers import Row, count, digits, distinct, number, plural
 
 NEEDED = (
     "model", "against", "measure", "data", "difference", "ci_low", "ci_high", "p_value", "margin", "p_equivalence",
-    "verdict", "seeds", "n",
+    "verdict", "seeds", "n", "items", "test",
 )  # fmt: skip
 
 

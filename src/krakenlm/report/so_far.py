@@ -27,7 +27,7 @@ def write(results: Path, out_html: Path) -> None:
     run = newest(results)
     done = {job.output for job in run.having(status.DONE)}
     found = {
-        name: [results / Path(path).relative_to("results") for path, output in files.items() if output in done]
+        name: [results / below_results(path) for path, output in files.items() if output in done]
         for name, files in run.report["inputs"].items()
     }
     one = {name: next(iter(files), results / NOT_MADE) for name, files in found.items()}
@@ -42,6 +42,16 @@ def write(results: Path, out_html: Path) -> None:
         out_html=out_html,
         failed=[describe(job, results) for job in run.having(status.FAILED)],
     )
+
+
+def below_results(path: str) -> Path:
+    """
+    Raises:
+        InputError: the run kept its files elsewhere.
+    """
+    if not Path(path).is_relative_to("results"):
+        raise InputError(f"report-so-far: expected files below results/, found {path}, which is in a storage")
+    return Path(path).relative_to("results")
 
 
 def describe(job: status.Job, results: Path) -> str:

@@ -78,9 +78,9 @@ def what(rows: Sequence[Row]) -> str:
     )
     if "synthetic" in data:
         text += (
-            " The embedded training text asks and answers in these same words, and on several formats a rule that "
-            "looks at one word of the prompt is right most of the time (docs/embedded-text.md), so a score above "
-            "chance shows that something was learnt, not that a story was understood."
+            " The embedded text asks and answers in these same words, and on several formats a rule that looks at one "
+            "word of the prompt is right most of the time (docs/embedded-text.md), so where models were trained on "
+            "that text a score above chance shows that something was learnt, not that a story was understood."
         )
     return text
 

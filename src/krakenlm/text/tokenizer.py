@@ -146,8 +146,16 @@ def padded(vocabulary: int) -> int:
     return (vocabulary + PADDED_TO - 1) // PADDED_TO * PADDED_TO
 
 
+def paddings(vocabulary: int) -> set[int]:
+    """The vocab_size that models of so many tokens have: ours (`padded`), or others' who pad to up to 512."""
+    return {-(-vocabulary // (1 << power)) * (1 << power) for power in range(10)}
+
+
 def tokenizer_checksum(tokenizer: Tokenizer) -> str:
-    """SHA-256 of vocabulary and merges: equal for two tokenizer.json that differ only in who wrote them."""
+    """SHA-256 of vocabulary and merges: equal for two tokenizer.json that differ only in who wrote them.
+
+    Normalizers, pre-tokenizers and added tokens, which have several spellings each, are not in it.
+    """
     model = json.loads(tokenizer.to_str())["model"]
     return fingerprint([model.get("vocab"), merged_pairs(model)], 64)
 
