@@ -100,7 +100,7 @@ def test_without_a_key_one_line_says_what_shows_the_runs_instead(tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("trouble", ["fail", "stall"])
+@pytest.mark.parametrize("trouble", ["fail", pytest.param("stall", marks=pytest.mark.slow)])
 def test_a_server_in_trouble_costs_one_line_without_the_key(server, tmp_path, monkeypatch, trouble):
     monkeypatch.setattr(dashboard, "SAVE_SECONDS", 1.0)
     getattr(server, trouble)()

@@ -2,8 +2,7 @@ import json
 import os
 import time
 
-import wandb
-from tracked_runs import KEY, inspect, open_run
+from tracked_runs import KEY, inspect, open_run, tear_down
 
 from krakenlm.tracking import folders, service
 from krakenlm.tracking import run as tracking
@@ -54,7 +53,7 @@ def test_what_the_machine_does_meanwhile_and_the_code_that_ran_are_in_the_run(tm
     with open_run(tmp_path, mode="offline") as run:
         code = run.wandb_run.config["code"]
         time.sleep(1)
-    wandb.teardown()
+    tear_down()
     found = [record for folder in folders.unsent(tmp_path) for record in folders.records(folder)]
     measured = {name for record in found if record["type"] == "stats" for name in record["stats"]["item"]}
     assert {"cpu", "memory_percent"} & measured, measured
@@ -81,7 +80,7 @@ def test_other_parameters_make_another_run_and_the_same_ones_the_same(tmp_path):
 def test_a_server_that_is_not_there_costs_one_line_and_the_run_is_kept_offline(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "INIT_SECONDS", 2.0)
+    monkeypatch.setattr(tracking, "INIT_SECONDS", 1.0)
     with open_run(tmp_path, mode="online") as run:
         run.log({"train/loss": 3.5}, step=1)
     err = capfd.readouterr().err
@@ -148,7 +147,7 @@ def test_a_resumed_offline_run_leaves_out_the_metrics_that_its_first_part_has(tm
         run.log({"train/loss": 3.0}, step=10)
         run.log({"train/loss": 2.0, "validation/loss": 2.5}, step=20)
         run.log({"train/loss": 1.0}, step=30)
-    wandb.teardown()
+    tear_down()
     found = folders.unsent(tmp_path)
     first, second = (folders.logged([folder], STEP) for folder in found)
     names = [{step: {n for n in row if n.endswith("loss")} for step, row in part.items()} for part in (first, second)]
@@ -176,7 +175,7 @@ def test_a_table_leads_back_to_its_corpus(tmp_path):
     while writers[found[-1]] in readers:
         found.append(readers[writers[found[-1]]])
     assert found == chain[::-1]
-    wandb.teardown()
+    tear_down()
     records = [record for folder in folders.unsent(tmp_path) for record in folders.records(folder)]
     logged = {record["artifact"]["name"]: record["artifact"] for record in records if record["type"] == "artifact"}
     artifact = logged["model"]

@@ -1,79 +1,31 @@
 """Runs against a stand-in for W&B's server: one that takes everything, and ones that fail, stall and die."""
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections import Counter
-from pathlib import Path
-from subprocess import PIPE
 
 import pytest
-import wandb
-from tracked_runs import KEY, open_run, upload_all
+from stages import (
+    LOSS,
+    MANY,
+    SPEED,
+    arrived,
+    counts,
+    end_of,
+    go_on,
+    losses,
+    on_disk,
+    stage,
+    train,
+    wait_for,
+    wandbs_process,
+)
+from tracked_runs import KEY, open_run, tear_down, upload_all
 
 from krakenlm.tracking import folders, service
 from krakenlm.tracking import run as tracking
 from krakenlm.tracking.run import STEP
-
-STAGE = Path(__file__).parent / "small_stage.py"
-
-
-LOSS, SPEED = "train/loss", "train/tokens_per_second"
-MANY = 3000  # rows of so many steps are more than W&B's own process keeps in its memory before it writes them
-
-
-@contextlib.contextmanager
-def stage(directory, last, mode, end="outputs"):
-    """`small_stage.py`, from its start or, a second time, going on; it is waiting halfway."""
-    command = [sys.executable, STAGE, directory, str(last), mode, end]
-    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
-        assert process.stdout.readline() == "halfway\n", process.stderr.read()
-        yield process
-        process.kill()
-
-
-def end_of(process, last):
-    """What the stage has said on stderr, once it has come to its end."""
-    out, err = process.communicate("go on\n")
-    assert (process.returncode, out) == (0, f"logged {last}\n"), err
-    return err
-
-
-def train(directory, last, mode):
-    with stage(directory, last, mode) as process:
-        assert end_of(process, last) == ""
-
-
-def go_on(process, last):
-    """Let the stage come to where it hangs."""
-    process.stdin.write("go on\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == f"logged {last}\n"
-
-
-def wait_for(condition):
-    while not condition():
-        time.sleep(0.05)
-
-
-def losses(server):
-    """(step, loss) of the one run's history rows, as they arrived."""
-    (run,) = server.runs.values()
-    return [(row[STEP], row[LOSS]) for row in run.history if LOSS in row]
-
-
-def counts(server, name):
-    """How many rows of the one run have a value of this name, by step."""
-    (run,) = server.runs.values()
-    return Counter(row[STEP] for row in run.history if name in row)
-
-
-def arrived(server):
-    return len(losses(server)) if server.runs else 0
 
 
 def tables(server):
@@ -83,14 +35,6 @@ def tables(server):
 
 def expected(last):
     return [(step, 100 / (step + 10)) for step in range(0, last + 10, 10)]
-
-
-def wandbs_process(parent):
-    """The id of W&B's own process, a child of the one with the run."""
-    tasks = Path(f"/proc/{parent}/task").glob("*/children")
-    children = [child for task in tasks for child in task.read_text().split()]
-    (found,) = [int(child) for child in children if "wandb" in Path(f"/proc/{child}/comm").read_text()]
-    return found
 
 
 def test_an_online_run_arrives_with_config_metrics_table_artifact_and_summary(server, tmp_path):
@@ -127,7 +71,8 @@ def test_an_online_run_is_tied_to_the_artifacts_that_it_reads(server, tmp_path):
 
 
 # Whether the stage is online, and whether what it logged up to halfway has arrived: W&B's own process waits 15 s first.
-WAYS = [("offline", False), ("online", False), pytest.param("online", True, marks=pytest.mark.slow)]
+SLOW = [pytest.param(*way, marks=pytest.mark.slow) for way in (("offline", False), ("online", True))]
+WAYS = [("online", False), *SLOW]
 
 
 @pytest.mark.parametrize(("mode", "half"), WAYS)
@@ -136,10 +81,10 @@ def test_after_a_kill_and_a_resume_every_metric_table_and_artifact_has_arrived_o
 ):
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.1")
     with stage(tmp_path, MANY, mode, "hang") as process:
-        wait_for(lambda: arrived(server) >= 140 or not half)
+        wait_for(lambda: arrived(server), lambda rows: rows >= 140 or not half)
         server.fail()  # what comes now is on the disk only
         go_on(process, MANY)
-        wait_for(lambda: sum(file.stat().st_size for file in tmp_path.glob("wandb/*run-*/run-*.wandb")) >= 2**16)
+        wait_for(lambda: on_disk(tmp_path), lambda sizes: sizes[-1] >= 2**16)
     server.recover()
     assert 140 <= arrived(server) < 200 if half else arrived(server) == 0
     kept = folders.logged(folders.unsent(tmp_path), STEP)
@@ -157,14 +102,15 @@ def test_after_a_kill_and_a_resume_every_metric_table_and_artifact_has_arrived_o
     assert upload_all(tmp_path) == []
 
 
-@pytest.mark.parametrize(("mode", "times"), [("offline", 1), pytest.param("online", 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "times"), [("offline", 1), ("online", 2)])
 def test_after_a_kill_behind_table_and_artifact_nothing_but_a_table_that_had_arrived_is_there_twice(
     server, tmp_path, monkeypatch, mode, times
 ):
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.1")
     with stage(tmp_path, MANY, mode, "outputs, hang") as process:
         go_on(process, MANY)
-        wait_for(lambda: mode == "offline" or (server.named("model.json") and arrived(server)))
+        wait_for(lambda: (server.named("model.json"), arrived(server)), lambda seen: all(seen) or mode == "offline")
     train(tmp_path, MANY, mode)
     upload_all(tmp_path)
     assert losses(server) == expected(MANY)
@@ -176,13 +122,14 @@ def test_after_a_kill_behind_table_and_artifact_nothing_but_a_table_that_had_arr
     assert folders.unsent(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "half"), WAYS)
 def test_when_wandbs_own_process_is_killed_the_whole_curve_goes_on_in_an_offline_folder(
     server, tmp_path, monkeypatch, mode, half
 ):
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.1")
     with stage(tmp_path, MANY, mode) as process:
-        wait_for(lambda: arrived(server) or not half)
+        wait_for(lambda: arrived(server), lambda rows: rows or not half)
         os.kill(wandbs_process(process.pid), signal.SIGKILL)
         err = end_of(process, MANY)
     assert err.count("\n") == 1
@@ -206,7 +153,7 @@ def test_what_was_logged_before_wandbs_own_process_is_killed_is_in_the_folder_af
         run.wrote(tmp_path / "model.json", "model")
         os.kill(wandbs_process(os.getpid()), signal.SIGKILL)
     assert capfd.readouterr().err.startswith("krakenlm: W&B could not finish: ")
-    wandb.teardown()
+    tear_down()
     found = folders.records(folders.unsent(tmp_path)[-1])
     assert folders.logged(folders.unsent(tmp_path), STEP) == {10: {"train/loss": 3.5}}
     assert "scores" in json.dumps([record for record in found if record["type"] == "history"])
@@ -224,11 +171,12 @@ def test_uploaded_offline_runs_are_tied_to_the_artifacts_that_they_read(server, 
     assert server.runs[run_id].used == ["corpus.json"]
 
 
-@pytest.mark.parametrize("trouble", ["fail", pytest.param("stall", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["fail", "stall"])
 def test_a_server_in_trouble_from_the_start_costs_a_line_and_the_upload_brings_the_run_later(
     server, tmp_path, monkeypatch, capfd, trouble
 ):
-    monkeypatch.setattr(tracking, "INIT_SECONDS", 2.0)
+    monkeypatch.setattr(tracking, "INIT_SECONDS", 1.0)
     getattr(server, trouble)()
     started = time.monotonic()
     with open_run(tmp_path, mode="auto") as run:
@@ -243,6 +191,7 @@ def test_a_server_in_trouble_from_the_start_costs_a_line_and_the_upload_brings_t
     assert losses(server) == [(10, 3.5)]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_offline_beside_a_process_of_wandbs_that_a_hanging_server_keeps(
     server, tmp_path, monkeypatch, capfd
 ):
@@ -259,7 +208,8 @@ def test_a_run_goes_on_offline_beside_a_process_of_wandbs_that_a_hanging_server_
     assert losses(server) == [(10, 3.5)]
 
 
-@pytest.mark.parametrize("trouble", ["fail", pytest.param("stall", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["fail", "stall"])
 def test_a_server_that_dies_in_the_middle_costs_a_line_and_the_upload_brings_the_rest_later(
     server, tmp_path, monkeypatch, capfd, trouble
 ):
@@ -269,7 +219,7 @@ def test_a_server_that_dies_in_the_middle_costs_a_line_and_the_upload_brings_the
     with open_run(tmp_path, mode="online") as run:
         for step in (10, 20):
             run.log({LOSS: step / 10}, step=step)
-        wait_for(lambda: arrived(server) == 1)
+        wait_for(lambda: arrived(server), lambda rows: rows == 1)
         getattr(server, trouble)()
         run.log({LOSS: 3.0}, step=30)
         run.table("scores", [{"model": "kraken"}])
@@ -279,7 +229,7 @@ def test_a_server_that_dies_in_the_middle_costs_a_line_and_the_upload_brings_the
     assert err.startswith("krakenlm: W&B could not log table scores")
     assert err.count("\n") == 1
     server.recover()
-    wandb.teardown()  # W&B writes the last of a folder when its process ends
+    tear_down()
     assert [folders.is_offline(folder) for folder in folders.unsent(tmp_path)] == [False, True]
     upload_all(tmp_path)
     # What had arrived before arrives a second time, as the same row of the same step; a request that hung may, too.

@@ -8,9 +8,16 @@ import wandb
 
 from krakenlm.tracking import folders
 from krakenlm.tracking.run import start_run
+from krakenlm.tracking.service import within
 from krakenlm.tracking.upload import upload
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+SECONDS = 60  # what a process is waited for
+
+
+def tear_down():
+    """End W&B's own process, which writes the last of a run then."""
+    within(SECONDS, wandb.teardown)
 
 
 def open_run(directory, stage="evaluate", **changes):
@@ -24,15 +31,16 @@ def open_run(directory, stage="evaluate", **changes):
 
 
 def upload_all(directory):
-    """`upload`, as in a process of its own: W&B writes the last of a run when its process ends."""
-    wandb.teardown()
+    """`upload`, as in a process of its own."""
+    tear_down()
     return upload(directory, minutes=1)
 
 
 def inspect(directory, *flags):
     """What wandb's own reader says about the newest run folder in `directory`."""
-    wandb.teardown()  # W&B writes the last of it when its process ends
+    tear_down()
     folder = folders.unsent(directory)[-1]
     reader = Path(sys.executable).parent / "wandb"
-    out = subprocess.run([reader, "leet", "inspect", *flags, "--json", folder], capture_output=True, check=True)
+    command = [reader, "leet", "inspect", *flags, "--json", folder]
+    out = subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
     return out.stdout.decode()
