@@ -1,11 +1,16 @@
 """W&B's run folders on this disk: which have been sent, and what the ones that have not been sent hold."""
 
+import contextlib
+import glob
+import itertools
 import json
+import os
+import re
 import struct
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 # Of a file whose process was killed before it wrote anything else.
@@ -57,6 +62,23 @@ def cut_off_unfinished(folder: Path) -> None:
             file.truncate(end)
 
 
+def being_written(found: Sequence[Path]) -> list[Path]:
+    """Those of the folders whose file a process of this user on this machine has open for writing."""
+    written = set(files_open_for_writing(".wandb"))
+    return [folder for folder in found if os.path.realpath(records_file(folder)) in written]
+
+
+def files_open_for_writing(ending: str) -> Iterable[str]:
+    """Paths with this ending that a process has open for writing, as Linux tells them; other users' it does not."""
+    for descriptor in glob.iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            path = os.readlink(descriptor)
+            if path.endswith(ending):
+                state = Path(descriptor.replace("/fd/", "/fdinfo/")).read_text()
+                if int(re.search(r"flags:\s*(\d+)", state)[1], 8) & os.O_ACCMODE != os.O_RDONLY:
+                    yield path
+
+
 def mark_sent(found: Sequence[Path]) -> None:
     """Keep W&B's own `wandb sync`, and ours, from sending these folders again."""
     for folder in found:
@@ -87,8 +109,13 @@ def records(folder: Path) -> list[dict]:
 
 def logged(found: Sequence[Path], step_key: str) -> dict[int, dict[str, float]]:
     """The metrics, numbers with a name, that run folders hold for each step."""
+    return rows_of((record for folder in found for record in records(folder)), step_key)
+
+
+def rows_of(found: Iterable[dict], step_key: str) -> dict[int, dict[str, float]]:
+    """The metrics that records hold for each step."""
     rows: dict[int, dict[str, float]] = defaultdict(dict)
-    for record in (record for folder in found for record in records(folder)):
+    for record in found:
         values = record["history"]["item"] if record["type"] == "history" else {}
         if step_key in values:
             rows[int(values[step_key])].update(metrics(values, step_key))
@@ -106,3 +133,50 @@ def metrics(values: dict, step_key: str) -> dict[str, float]:
         and name != step_key
         and name.rpartition(".")[0] not in media
     }
+
+
+def cover(held: Mapping[int, Mapping], rows: Mapping[int, Mapping]) -> bool:
+    """Whether all metrics of all `rows` are in the rows `held`."""
+    return all(row.keys() <= held.get(step, {}).keys() for step, row in rows.items())
+
+
+def needless(found: Sequence[Path], step_key: str) -> list[Path]:
+    """Those of a run's folders, oldest first, that need no upload: all that the server lacks of each is in another.
+
+    An online process begins its folder with the rows that the server lacks of the online folders before it. Killed
+    behind them, it has left them twice; killed among them, a part of them.
+    """
+    online = [folder for folder in found if not is_offline(folder)]
+    held = {folder: content(folder, step_key) for folder in online} if len(online) > 1 else {}
+    dropped: list[Path] = []
+    for earlier, later in itertools.combinations(online, 2):
+        if earlier in dropped or later in dropped:
+            continue
+        (old_rows, old_names), (new_rows, new_names) = held[earlier], held[later]
+        # What comes before the first row that was taken over had arrived.
+        lacking = {step: row for step, row in old_rows.items() if step >= min(new_rows, default=step)}
+        if cover(new_rows, lacking) and old_names <= new_names:
+            dropped.append(earlier)
+        elif cover(old_rows, new_rows) and new_names <= old_names:
+            dropped.append(later)
+    return dropped
+
+
+def content(folder: Path, step_key: str) -> tuple[dict[int, dict[str, float]], set[str]]:
+    """A folder's metrics for each step, and the names of all else that it holds.
+
+    That is artifacts, and what values without a step, tables, charts and the summary are called.
+    """
+    found = records(folder)
+    rows, names = rows_of(found, step_key), set()
+    for record in found:
+        if record["type"] == "history":
+            values = record["history"]["item"]
+            names |= values.keys() - (metrics(values, step_key) if step_key in values else {}).keys()
+        elif record["type"] == "summary":
+            names |= record["summary"].get("update", {}).keys()
+        elif record["type"] == "artifact":
+            names.add(record["artifact"]["name"])
+    # The summary has the newest of each metric, too.
+    names -= {step_key, *(name for row in rows.values() for name in row)}
+    return rows, {name for name in names if not name.startswith("_")}

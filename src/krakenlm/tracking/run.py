@@ -181,10 +181,8 @@ class Run:
 
     def settle(self) -> None:
         """Earlier folders whose rows are in this online run's folder, which is to be sent, need no upload."""
-        if self.earlier:
-            held = folders.logged([self.folder], STEP)
-            if all(row.keys() <= held.get(step, {}).keys() for step, row in self.logged.items()):
-                folders.mark_sent(self.earlier)
+        if self.earlier and folders.cover(folders.logged([self.folder], STEP), self.logged):
+            folders.mark_sent(self.earlier)
         self.earlier = []
 
     def repeat(self) -> None:

@@ -10,7 +10,7 @@ from krakenlm.errors import InputError
 from krakenlm.files import claim
 from krakenlm.tracking import folders
 from krakenlm.tracking.ledger import LINKED, RUN, Ledger
-from krakenlm.tracking.run import default_project, lock_path
+from krakenlm.tracking.run import STEP, default_project, lock_path
 from krakenlm.tracking.service import hide_keys, keys, set_up, within
 
 
@@ -45,11 +45,16 @@ def upload_directory(directory: Path, minutes: float) -> list[str]:
     with_process = {run for run in map(folders.run_id, waiting) if at_work(directory, run)}
     if with_process:
         report.append(f"{directory}: {len(with_process)} runs are still at work and stay for later")
-    waiting = [folder for folder in waiting if folders.run_id(folder) not in with_process]
+    # W&B's own process outlives a stage for as long as a server that hangs keeps it.
+    written = set(map(folders.run_id, folders.being_written(waiting))) - with_process
+    if written:
+        report.append(f"{directory}: {len(written)} runs are still being written by W&B; upload again later")
+    later = with_process | written
+    waiting = [folder for folder in waiting if folders.run_id(folder) not in later]
     if waiting:
         report.append(sync(directory, waiting, end))
     # A run that is not there has no inputs, and what kept the server from it would keep it from these.
-    return report if not_sent(waiting) else report + link(directory, with_process, end)
+    return report if not_sent(waiting) else report + link(directory, later, end)
 
 
 def not_sent(found: list[Path]) -> list[Path]:
@@ -69,6 +74,10 @@ def sync(directory: Path, waiting: list[Path], end: float) -> str:
     for folder in waiting:
         folders.cut_off_unfinished(folder)
     try:
+        for run in set(map(folders.run_id, waiting)):
+            of_run = [folder for folder in waiting if folders.run_id(folder) == run]
+            folders.mark_sent(folders.needless(of_run, STEP))
+        waiting = not_sent(waiting)
         said = wandb_sync(waiting, end)
         if left := not_sent(waiting):
             # One folder without a run, left by a start that failed, keeps it from sending any.
