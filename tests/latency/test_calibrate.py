@@ -115,7 +115,8 @@ def small_grid(monkeypatch):
     for name, value in {
         "ROWS": (1, 16), "WIDTHS": (32, 64), "HEAD": 128, "CONTEXTS": (8, 16), "HEADS": (2,), "HEAD_SIZES": (16,),
         "BYTES": [4096, 16384], "MESSAGES": [64, 4096], "BESIDE": [4096], "LEAST_SECONDS": 0.0,
-        "RUN": 2, "RUNS": (1, 1), "BESIDE_RUNS": 2, "SKEW_SUMS": 2, "SKEW_RUNS": 1, "SKEW_PRODUCTS": 1, "SMALL_ROWS": 1,
+        "RUN": 2, "RUNS": (1, 1), "BESIDE_RUNS": 2, "SKEW_SUMS": 2, "SKEW_RUNS": 1, "SKEW_PRODUCTS": (1, 3),
+        "SMALL_ROWS": 1,
         "REPETITIONS": (3, 3), "BEHIND_WIDTH": 32, "BEHIND_ROWS": 4, "POOL_BYTES": 2**20,
     }.items():  # fmt: skip
         monkeypatch.setattr(bench, name, value)
@@ -168,21 +169,6 @@ class Clock:
         self.now += seconds
 
 
-class Ranks:
-    """The first of two ranks: sums and gathers what both have, the other's being `others(own)`."""
-
-    rank, world = 0, 2
-
-    def __init__(self, others):
-        self.others = others
-
-    def all_reduce(self, x, group=None):
-        return Done(x + self.others(x))
-
-    def all_gather(self, x, dim, group=None):
-        return Done(bench.torch.cat([x, self.others(x)], dim=dim))
-
-
 def test_a_collective_takes_the_median_over_runs_of_the_means_of_what_ranks_wait_for_it(monkeypatch):
     clock = Clock(monkeypatch)
     monkeypatch.setattr(bench, "RUN", 3)
@@ -191,33 +177,40 @@ def test_a_collective_takes_the_median_over_runs_of_the_means_of_what_ranks_wait
     waits = itertools.chain(usual, usual, interrupted, usual, interrupted, usual)
     noise = itertools.cycle([1.0, 9.0, 0.1, 30.0])
     timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
-    found = timer.stood_still(lambda: clock.pass_seconds(next(noise)), lambda: clock.pass_seconds(next(waits)))
+    found = timer.stood_still(lambda: clock.pass_seconds(next(noise)), lambda: clock.pass_seconds(next(waits)), skew=0)
     # A median of waits would be 1, a mean of runs 14.8.
     assert bench.beyond_noise(found) == pytest.approx(2.0)
 
 
-def test_what_ranks_wait_for_the_slowest_of_them_is_not_the_collectives_time(monkeypatch):
+def test_what_ranks_wait_for_each_other_is_not_the_collectives_time(monkeypatch):
     clock = Clock(monkeypatch)
     monkeypatch.setattr(bench, "RUNS", (1, 1))
-    # This rank computes for 3 s and waits for 2; the other, later by 1 s, waits for 1, which the collective takes.
-    computed, waited = 3.0, 2.0
-
-    def others(x):
-        return {computed: x + 1, waited: x - 1}.get(round(x.flatten()[0].item(), 6), x)
-
-    timer = bench.Bench(Ranks(others), "cpu", bench.torch.float32)
-    found = timer.stood_still(lambda: clock.pass_seconds(computed), lambda: clock.pass_seconds(waited))
-    assert found == [pytest.approx(1.0)]
+    timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
+    found = timer.stood_still(lambda: clock.pass_seconds(3.0), lambda: clock.pass_seconds(2.0), skew=0.25)
+    assert found == [pytest.approx(1.25)]
 
 
-def test_one_interrupted_run_of_products_is_no_skew(small_grid, monkeypatch):
+def test_skew_is_what_ranks_wait_longer_after_many_products_than_after_few(small_grid, monkeypatch):
     clock = Clock(monkeypatch)
     monkeypatch.setattr(bench, "SKEW_RUNS", 5)
-    products = itertools.chain([1.0, 1.0], [1.0, 50.0], itertools.repeat(1.0))
-    # The other rank takes a tenth longer, but for what interrupts this one.
-    timer = bench.Bench(Ranks(lambda x: x.clamp(max=1.0) * 1.1), "cpu", bench.torch.float32)
-    monkeypatch.setattr(bench.F, "linear", lambda *_: clock.pass_seconds(next(products)))
-    assert timer.skew()["skew"] == pytest.approx(0.05 / 1.05)
+    timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
+    products = 0
+    interrupted = itertools.chain([50.0], itertools.repeat(0.0))
+
+    def product(*_):
+        nonlocal products
+        products += 1
+        clock.pass_seconds(1.0)
+
+    def barrier(*_):
+        # Two seconds of its own, a tenth of what was computed since the last one, and once something else.
+        nonlocal products
+        clock.pass_seconds(2.0 + 0.1 * products + next(interrupted))
+        products = 0
+
+    monkeypatch.setattr(bench.F, "linear", product)
+    monkeypatch.setattr(bench, "wait_for_ranks", barrier)
+    assert timer.skew()["skew"] == pytest.approx(0.1)
 
 
 class Sum:
@@ -272,7 +265,7 @@ def on_gpu(timer, monkeypatch, longer):
 def test_of_a_gpus_differences_the_middle_one_counts(small_grid, monkeypatch):
     timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
     on_gpu(timer, monkeypatch, [1e-6, 9e-5, 2e-5])
-    assert timer.collective("all_reduce", 4096) == pytest.approx(2e-5)
+    assert timer.collective("all_reduce", 4096, skew=0.0) == pytest.approx(2e-5)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +278,7 @@ def test_a_time_that_some_measurements_did_not_find_is_noise(seconds, expected):
 def test_a_collective_that_noise_has_hidden_is_left_out(small_grid, monkeypatch, capsys):
     timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
     on_gpu(timer, monkeypatch, [-1e-6] * 3 + [2e-5] * 9)
-    found = timer.collectives()
+    found = timer.collectives(skew=0.0)
     assert found == {
         "all_reduce": [[1, 4096, pytest.approx(2e-5)]],
         "all_gather": [[1, 64, pytest.approx(2e-5)], [1, 4096, pytest.approx(2e-5)]],

@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from statistics import fmean, median
 
 import torch
@@ -43,7 +44,7 @@ INTERRUPTED = 2.0  # times the median that a call took which something else has 
 # On CPUs, collectives in one run of them, seconds of the runs of one size together, and how many runs.
 RUN, RUN_SECONDS, RUNS = 12, 0.5, (3, 15)
 BESIDE_RUNS = 24  # of a sum beside products
-SKEW_PRODUCTS, SKEW_SUMS, SKEW_RUNS = 8, 8, 5  # products between two sums, about; sums of a run, and runs
+SKEW_PRODUCTS, SKEW_SUMS, SKEW_RUNS = (2, 16), 12, 15  # products between two sums, few and many; sums of a run, runs
 DIFFERENCES = 3  # of which the middle one counts
 POOL_BYTES = 512 * 2**20  # of memory that weights are taken from in turn: more than caches hold
 # A model whose arithmetic takes next to no time.
@@ -59,7 +60,11 @@ def measure(comm: Collectives, device: str, link: str, dtype: str) -> dict[str, 
     bench = Bench(comm, device, getattr(torch, dtype))
     parts = [bench.products, bench.attention, bench.moving, bench.tiny_model]
     if comm.world > 1:
-        parts += [bench.skew, bench.collectives, bench.together if bench.on_gpu else bench.beside]
+        parts += [
+            bench.skew,
+            lambda: bench.collectives(found["skew"]),
+            bench.together if bench.on_gpu else bench.beside,
+        ]
     found: dict[str, object] = {"link_gbit": link_gbit, "other_load": 0.0}
     for part in parts:
         # What else ran is told of each part: a burst would be lost in the mean over minutes.
@@ -230,24 +235,32 @@ class Bench:
         }
 
     def skew(self) -> dict[str, float]:
-        """skew: how much longer the slowest rank takes over products between two sums than all ranks in the mean, as a
-        share; the median of runs' means.
+        """skew: how much longer ranks wait for each other after many products than after few, as a share of the time
+        that these take: the medians over runs.
 
-        None on GPUs, whose ranks replay what was recorded.
+        A rank is not only the slower one by its products: whichever comes first sleeps, and has to be woken. None on
+        GPUs, whose ranks replay what was recorded.
         """
         if self.on_gpu:
             return {"skew": 0.0}
         x = torch.randn(BEHIND_ROWS // 8, BEHIND_WIDTH, device=self.device, dtype=self.dtype)
 
-        def products() -> None:
-            for _ in range(SKEW_PRODUCTS):
+        def products(count: int) -> None:
+            for _ in range(count):
                 F.linear(x, self.weight(BEHIND_WIDTH, BEHIND_WIDTH))
 
-        shares = []
+        def barrier() -> None:
+            wait_for_ranks(self.comm, self.device)
+
+        computed, waited = {}, {}
         for _ in range(SKEW_RUNS):
-            computed, _ = self.side_by_side(products, lambda: wait_for_ranks(self.comm, self.device), SKEW_SUMS)
-            shares.append(self.lateness(computed) / self.over_ranks(fmean(computed)))
-        return {"skew": median(shares)}
+            for count in SKEW_PRODUCTS:
+                run = self.side_by_side(partial(products, count), barrier, SKEW_SUMS)
+                for times, found in zip(run, (computed, waited), strict=True):
+                    found.setdefault(count, []).append(self.over_ranks(fmean(times)))
+        few, many = SKEW_PRODUCTS
+        longer, more = (median(found[many]) - median(found[few]) for found in (waited, computed))
+        return {"skew": max(0.0, longer / more)}
 
     def side_by_side(
         self, before: Callable[[], object], collective: Callable[[], object], count: int
@@ -265,27 +278,21 @@ class Bench:
             waited.append(time.perf_counter() - middle)
         return computed, waited
 
-    def lateness(self, computed: Sequence[float]) -> float:
-        """Seconds by which the slowest rank came later to a collective than all ranks in the mean, in the mean of all
-        collectives that such times of this rank went before."""
-        own = torch.tensor([computed], dtype=torch.float64, device=self.device)
-        ranks_RC = self.comm.all_gather(own, dim=0).wait()
-        return (ranks_RC.amax(0) - ranks_RC.mean(0)).mean().item()
-
-    def collectives(self) -> dict[str, list]:
+    def collectives(self, skew: float) -> dict[str, list]:
         """[ranks, bytes, seconds] each; a size that noise has hidden is left out."""
         found = {}
         for name in ("all_reduce", "all_gather"):
-            points = [[self.comm.world, size, self.collective(name, size)] for size in MESSAGES]
+            points = [[self.comm.world, size, self.collective(name, size, skew)] for size in MESSAGES]
             found[name] = [point for point in points if point[-1] > 0]
         return found
 
-    def collective(self, name: str, size: int) -> float:
+    def collective(self, name: str, size: int, skew: float) -> float:
         """Seconds of a collective of `size` bytes, each rank's sum's or all ranks' parts' together, behind products;
         0 where noise is larger.
 
-        On CPUs ranks stand still for it for so long once the slowest has come, in runs of collectives with no barrier
-        between them, as a forward has them; on GPUs recorded products take so much longer with it.
+        On CPUs ranks stand still for it for so long, less the share `skew` of what they computed before, in runs of
+        collectives with no barrier between them, as a forward has them; on GPUs recorded products take so much longer
+        with it.
         """
         parts = 1 if name == "all_reduce" else self.comm.world
         x = torch.zeros(1, max(1, size // (parts * self.dtype.itemsize)), device=self.device, dtype=self.dtype)
@@ -303,15 +310,15 @@ class Bench:
 
         if self.on_gpu:
             return beyond_noise([self.mean(both) - self.mean(products) for _ in range(DIFFERENCES)])
-        return beyond_noise(self.stood_still(products, lambda: call(x).wait()))
+        return beyond_noise(self.stood_still(products, lambda: call(x).wait(), skew))
 
-    def stood_still(self, before: Callable[[], object], collective: Callable[[], object]) -> list[float]:
-        """Seconds of a collective once the slowest rank has come to it, the mean of each run of as many as a forward
-        has: a forward is a sum over its collectives, and its time the median of forwards."""
+    def stood_still(self, before: Callable[[], object], collective: Callable[[], object], skew: float) -> list[float]:
+        """Seconds of a collective beyond the share `skew` of what is computed before it, the mean of each run of as
+        many as a forward has: a forward is a sum over its collectives, and its time the median of forwards."""
 
         def run() -> float:
             computed, waited = self.side_by_side(before, collective, RUN)
-            return self.over_ranks(fmean(waited)) - self.lateness(computed)
+            return self.over_ranks(fmean(waited) - skew * fmean(computed))
 
         # The ranks have to agree on how often.
         once = self.over_ranks(sum(map(sum, self.side_by_side(before, collective, RUN))))

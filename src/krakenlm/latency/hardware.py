@@ -76,7 +76,7 @@ class Hardware:
     dispatch: what an operation takes beside its kernel, where the host does not run ahead of the device.
     inside: the link within a machine; None where it has one device. between: the network between machines; None where
     there is one machine.
-    skew: share by which the slowest rank takes longer than all in the mean, between two collectives.
+    skew: share of what is computed between two collectives by which ranks wait for each other.
     tables, table_launch, table_dtypes: measured kernels, the launch in their model, and the types that they stand for.
     """
 
