@@ -207,6 +207,8 @@ def prepare(folder: Path) -> None:
     for name in ("my.txt", "texts/one.txt", "wikitext-2/valid.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(lines)
+    for model in ("MODEL", "$MODEL", "models/gpt2"):
+        (folder / model).mkdir(parents=True)
     (folder / "a" / "b").mkdir(parents=True)
     (folder / "a" / "b" / "c.jsonl.zst").write_bytes(
         b"never read: what is looked at before the first job is that there is a file"
