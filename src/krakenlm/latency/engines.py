@@ -1,5 +1,6 @@
 """Trained models, sharded: each generates what its whole model generates, and is timed."""
 
+import re
 import statistics as stdlib
 import time
 from pathlib import Path
@@ -96,8 +97,9 @@ def prompt_windows(tokens, prompts: int, length: int, where: str | Path) -> list
 
 def describe(model: Path) -> dict:
     config = models.load_config(model).to_dict()
-    # Of the folder, seed0-...: other tables have it, too, while an imported model keeps what it was trained with.
-    seed = int(model.name.partition("-")[0].removeprefix("seed"))
+    # The folder's, seed0-..., is that of the other tables, while an imported model keeps what it was trained with.
+    of_folder = re.fullmatch(r"seed(\d+)-.*", model.name)
+    seed = int(of_folder[1]) if of_folder else read_json(model / "metrics.json")["seed"]
     return {"architecture": config["architecture"], "degree": config.get("degree", ""), "seed": seed}
 
 
