@@ -331,7 +331,7 @@ def test_a_reading_process_that_is_killed_ends_the_stage_in_one_line_and_leaves_
     monkeypatch.setattr(readers, "PIECE_BYTES", 1000)
     killer = threading.Thread(target=kill_one_child)
     killer.start()
-    with pytest.raises(InputError, match="corpus: expected 2 processes to read .*, found that one ended before"):
+    with pytest.raises(InputError, match="corpus: expected 2 processes to read to the end, found that one ended"):
         corpus.write(tmp_path / "corpus", {**FILES, "files": [str(tmp_path / "lines.txt")]}, processes=2)
     killer.join()
     assert multiprocessing.active_children() == []
