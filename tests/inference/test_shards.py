@@ -127,6 +127,15 @@ def test_weights_of_another_model_are_refused_before_one_is_cut(architecture, tm
     assert not (tmp_path / "shards").exists()
 
 
+def test_shards_of_one_model_have_the_same_bytes_each_time(tmp_path):
+    model = write_model(tmp_path / "model", SIZES["kraken"])
+    written = set()
+    for time in range(8):
+        write_shards(model, tmp_path / f"shards{time}", 2)
+        written.add(b"".join(path.read_bytes() for path in sorted((tmp_path / f"shards{time}").iterdir())))
+    assert len(written) == 1
+
+
 def test_a_shard_in_another_ranks_place_is_refused(shards):
     shutil.copy(shards / "rank0.safetensors", shards / "rank1.safetensors")
     with pytest.raises(InputError, match=r"rank1\.safetensors: expected rank 1, found rank 0"):

@@ -14,6 +14,7 @@ STAGES = (
     "ttft", "collect", "report",
 )  # fmt: skip
 TIMING = ("ttft", "engines")
+TIMES = ("ttft.csv", "ttft_breakdown.csv")  # tables of nothing else
 TIMED_COLUMNS = {"ttft_ms_median", "ttft_ms_std", "tokens_per_second", "drift", "drifted"}
 TIMED_COLUMNS |= {"other_load", "clock_mhz", "throttled"}
 
@@ -66,6 +67,11 @@ def untimed(path: Path) -> object:
     if path.suffix == ".csv":
         with open(path, newline="") as file:
             return [{k: v for k, v in row.items() if k not in TIMED_COLUMNS} for row in csv.DictReader(file)]
+    if path.name == "corpus.json":  # where and since when its files lie is no content
+        corpus = json.loads(path.read_text())
+        of_place = ("path", "changed")
+        pieces = [{key: value for key, value in piece.items() if key not in of_place} for piece in corpus["pieces"]]
+        return corpus | {"pieces": pieces}
     if path.name == "metrics.json":
         return {key: value for key, value in json.loads(path.read_text()).items() if key != "timings"}
     return path.read_bytes()
@@ -75,7 +81,7 @@ def results(checkout) -> dict[str, object]:
     root = checkout.folder / "results"
     patterns = ("*.csv", "tiny/*/corpus/*", "tiny/*/tokens/*", "tiny/*/tokenizer.json", "tiny/*/evaluation/**/*.csv")
     models = ("model.safetensors", "metrics.json", "config.json")
-    paths = [path for pattern in patterns for path in root.glob(pattern) if path.name != "ttft.csv"]
+    paths = [path for pattern in patterns for path in root.glob(pattern) if path.name not in TIMES]
     paths += [path for name in models for path in root.glob(f"tiny/*/models/*/*/{name}")]
     paths += root.glob("tiny/*/engines/*/*/tp*/rank*.safetensors")
     return {str(path.relative_to(root)): untimed(path) for path in paths if path.suffix != ".lock"}

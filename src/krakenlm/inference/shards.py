@@ -41,6 +41,7 @@ TENSORRT_CLASSES = {
 }
 
 # What a folder of shards holds; one with anything else is not replaced.
+SHARD_OF = "krakenlm_shard_of"  # key of a file's metadata: the model's identity and the rank
 FILES = ("config.json", "rank*.safetensors")
 # What every rank has whole: the embeddings, since a tied head is a view of the token embedding, whose rows a rank
 # multiplies by vocabulary. An untied head is stored in parts.
@@ -140,7 +141,8 @@ def write_rank(folder: Path, rank: int, tensors: dict[str, Tensor], module: nn.M
     """Write one rank's file, its heads padded, with the model's identity and the rank in its metadata."""
     sizes = module.config.head_size, described["head_size"]
     padded = {name: resize_heads(name, tensor, module.heads, *sizes).contiguous() for name, tensor in tensors.items()}
-    metadata = {"identity": described["identity"], "rank": str(rank)}
+    # One key: of several, safetensors writes the order anew each time, and equal shards would have other bytes.
+    metadata = {SHARD_OF: f"{described['identity']} {rank}"}
     save_file(padded, folder / f"rank{rank}.safetensors", metadata=metadata)
 
 
@@ -297,11 +299,10 @@ def read_description(folder: Path, world: int) -> dict:
 def check_shard(path: Path, rank: int, identity: str) -> None:
     """Refuse what is not rank `rank` of the model that config.json identifies."""
     with open_weights(path) as weights:
-        found = weights.metadata() or {}
-    if found.get("identity") != identity:
+        found, _, found_rank = (weights.metadata() or {}).get(SHARD_OF, "none").partition(" ")
+    if found != identity:
         raise InputError(
-            f"{path}: expected a shard of model {identity} (config.json), found one of {found.get('identity')}; "
-            "shard again"
+            f"{path}: expected a shard of model {identity} (config.json), found one of {found}; shard again"
         )
-    if found.get("rank") != str(rank):
-        raise InputError(f"{path}: expected rank {rank}, found rank {found.get('rank')}; shard again")
+    if found_rank != str(rank):
+        raise InputError(f"{path}: expected rank {rank}, found rank {found_rank}; shard again")
