@@ -2,6 +2,7 @@
 # make test        tests, with one end-to-end run of the real Snakefile
 # make test-all    the tests that take longer, too, and as root test-slurm's
 # make test-slurm  a SLURM cluster of two nodes on this machine (Debian, as root), and the pipeline through it
+# make test-gpu    what one NVIDIA GPU shows, on a machine that has one
 # make lint        ruff, snakefmt, snakemake --lint
 # make docs       the pages of docs/ as a site in site/, every link checked; the page of all keys anew
 # make lock        requirements.lock anew from pyproject.toml
@@ -12,7 +13,7 @@ ACTIVATE := . $(VENV)/bin/activate
 # A process per core that this container has; the tests of a file share what is made for them.
 SIDE_BY_SIDE := -n "$$(python -c 'from krakenlm.machine import cores; print(cores())')" --dist loadfile
 
-.PHONY: reproduce test test-all test-slurm lint docs lock install
+.PHONY: reproduce test test-all test-slurm test-gpu lint docs lock install
 
 reproduce: install
 	$(ACTIVATE) && snakemake
@@ -26,6 +27,9 @@ test-all: install
 test-slurm: install
 	@test "$$(id -u)" = 0 || { echo "make: expected root, which installs and starts SLURM, found $$(id -un)" >&2; exit 2; }
 	$(ACTIVATE) && python -m pytest -m slurm -s tests/slurm
+
+test-gpu: install
+	$(ACTIVATE) && python -m pytest -m gpu tests/gpu
 
 lint: install
 	$(ACTIVATE) && ruff check . && ruff format --check . && snakefmt --check Snakefile workflow && snakemake --lint

@@ -117,7 +117,8 @@ class Linear(nn.Module):
         if not (more_in or more_out) or torch.compiler.is_compiling():
             return product(x, weight, bias)
         bias = None if bias is None else F.pad(bias, (0, more_out))
-        return product(F.pad(x, (0, more_in)), F.pad(weight, (0, more_in, 0, more_out)), bias)[..., :width_out]
+        x = F.pad(x, (0, more_in)) if more_in else x  # padding by nothing is a copy
+        return product(x, F.pad(weight, (0, more_in, 0, more_out)), bias)[..., :width_out]
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -132,7 +133,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, weight = x.to(dtype), weight.to(dtype)
     y = BatchedProduct.apply(x.flatten(1, -2), weight)
     if bias is not None:
-        y = y + bias[:, None]
+        y = y + bias[:, None].to(y.dtype)  # which under autocast is not the bias' own
     return y.unflatten(1, x.shape[1:-1])
 
 

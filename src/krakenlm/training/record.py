@@ -63,7 +63,10 @@ class Record(Callback):
     def setup(self, trainer: Any, module: Any, stage: str) -> None:
         # Before the model is on the device, so that the matrices find room there.
         dtype = torch.float32 if self.recipe.precision == "32-true" else torch.bfloat16
-        self.peak = matrix_rate(trainer.strategy.root_device, dtype) * trainer.world_size
+        device = trainer.strategy.root_device
+        self.peak = matrix_rate(device, dtype) * trainer.world_size
+        if device.type == "cuda":  # the matrices are no part of the training's memory
+            torch.cuda.reset_peak_memory_stats(device)
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self.started = self.taken = time.perf_counter()
