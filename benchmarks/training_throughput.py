@@ -6,17 +6,22 @@
 
 A step is forward, backward, clipping and AdamW on random tokens. Models of a group take turns step by step; the table
 has medians, and ratios of paired steps with their bootstrap intervals. Before timing, the loop has to give the batched
-model's loss and gradients. Peak memory is that of a process (CPU: resident size less what it had before the model;
-GPU: allocated) that trains the one model, measured apart.
+model's loss and gradients. Peak memory is of training the one model alone. CPU: resident size of a process of its own,
+less what it had before the model. GPU: allocated.
+
+On a GPU the loop runs eager alone, since compiling its 24 to 96 sub-layers takes minutes. All others are compiled at
+once, in processes side by side, which then make steps in turns.
 """
 
 import argparse
 import json
-import math
+import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,38 +36,56 @@ from krakenlm.models.sizing import parameter_count, training_flops_per_token
 from krakenlm.training.calibration import matrix_rate
 
 WARMUP, RUNS = 3, 20
-GPU_WARMUP, GPU_RUNS = 5, 20
+GPU_WARMUP, GPU_RUNS = 3, 12
+
+
+@dataclass(frozen=True)
+class Group:
+    """A Kraken and the standard model that it stands beside, trained on equal batches."""
+
+    name: str
+    sequences: int
+    tokens: int  # in each
+    kraken: dict
+    standard: dict
+
+    def sizes(self, shape: dict) -> dict[str, dict]:
+        """{model: its sizes}."""
+        kraken = {"architecture": "kraken"} | self.kraken | shape
+        standard = {"architecture": "standard", "n_layer": kraken["n_layer"]} | self.standard | shape
+        return {"kraken": kraken, "loop": kraken, "standard": standard}
+
 
 NARROW = {"degree": 4, "n_layer": 4, "n_head": 16, "width": 128}, {"width": 220, "n_head": 10}
 WIDE = {"degree": 4, "n_layer": 2, "n_head": 12, "width": 504}, {"width": 864, "n_head": 12}
-# (name, (sequences, tokens in each), sizes of the Kraken, sizes of the standard model that it stands beside)
-CPU_GROUPS = [
-    ("width 128, 4-way", (1, 32), *NARROW),
-    ("width 128, 4-way", (1, 64), *NARROW),
-    ("width 128, 4-way", (1, 256), *NARROW),
-    ("width 128, 4-way", (4, 256), *NARROW),
-    ("width 504, 4-way", (1, 128), *WIDE),
-    ("width 504, 4-way", (1, 256), *WIDE),
-    ("width 504, 4-way", (4, 256), *WIDE),
-]
+CPU_GROUPS = [Group("width 128, 4-way", *batch, *NARROW) for batch in ((1, 32), (1, 64), (1, 256), (4, 256))]
+CPU_GROUPS += [Group("width 504, 4-way", *batch, *WIDE) for batch in ((1, 128), (1, 256), (4, 256))]
 CPU_SHAPE = {"vocab_size": 1024, "block_size": 256}
 GPT2 = {
     "125m": {"n_layer": 12, "n_head": 12, "width": 768},
     "350m": {"n_layer": 24, "n_head": 16, "width": 1024},
     "760m": {"n_layer": 36, "n_head": 20, "width": 1280},
 }
+KRAKENS = [
+    ("125m", {"degree": 2, "width": 678, "n_layer": 12, "n_head": 12}),
+    ("125m", {"degree": 4, "width": 504, "n_layer": 12, "n_head": 12}),
+    ("125m", {"degree": 6, "width": 418, "n_layer": 12, "n_head": 12}),
+    ("350m", {"degree": 2, "width": 888, "n_layer": 24, "n_head": 16}),
+    ("350m", {"degree": 4, "width": 644, "n_layer": 24, "n_head": 16}),
+    ("760m", {"degree": 4, "width": 960, "n_layer": 24, "n_head": 16}),
+]
+# One sequence, where calling kernels is what costs, and as many as fit a card of 24 GB, eager and compiled.
 GPU_GROUPS = [
-    (f"{size} {degree}-way", (8 if size == "125m" else 4, 1024), {"degree": degree, "width": width} | shape, GPT2[size])
-    for size, degree, width, shape in [
-        ("125m", 2, 678, {"n_layer": 12, "n_head": 12}),
-        ("125m", 4, 504, {"n_layer": 12, "n_head": 12}),
-        ("125m", 6, 418, {"n_layer": 12, "n_head": 12}),
-        ("350m", 2, 888, {"n_layer": 24, "n_head": 16}),
-        ("350m", 4, 644, {"n_layer": 24, "n_head": 16}),
-        ("760m", 4, 960, {"n_layer": 24, "n_head": 16}),
-    ]
+    Group(f"{size} {kraken['degree']}-way", sequences, 1024, kraken, GPT2[size])
+    for size, kraken in KRAKENS
+    for sequences in (1, 8 if size == "125m" else 4)
 ]
 GPU_SHAPE = {"vocab_size": 50304, "block_size": 1024}
+
+
+HEADER = """\
+| shapes | run | model | parameters | step, ms | tokens/s | of matrix rate | peak, MB | Kraken's speed-up |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 class Split(nn.Module):
@@ -127,49 +150,75 @@ class LoopKraken(nn.Module):
         return self
 
 
-def sizes_of(group: tuple, shape: dict) -> dict[str, dict]:
-    _, _, kraken, standard = group
-    kraken = {"architecture": "kraken"} | kraken | shape
-    return {
-        "kraken": kraken,
-        "loop": kraken,
-        "standard": {"architecture": "standard", "n_layer": kraken["n_layer"]} | standard | shape,
-    }
-
-
-def build(kind: str, sizes: dict, device: str) -> nn.Module:
+def build(kind: str, sizes: dict, device: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     torch.manual_seed(0)
-    module = models.build(sizes)
-    if kind == "loop":
-        module = LoopKraken(module.config).take(module)
-    return module.to(device)
+    with torch.device(device):
+        module = models.build(sizes)
+        if kind == "loop":
+            module = LoopKraken(module.config).take(module)
+    return module.to(dtype)
 
 
-def stepper(module: nn.Module, tokens_BW, device: str):
-    """A function that makes one step and returns its loss."""
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
-
-    def step():
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits_BTV = module(tokens_BW[:, :-1])
-        loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), tokens_BW[:, 1:].flatten())
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss
-
-    return step
-
-
-def batch_of(sequences: int, tokens: int, vocab_size: int, device: str):
+def batch_of(sequences: int, tokens: int, vocab_size: int, device: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(vocab_size, (sequences, tokens + 1), generator=generator).to(device)
 
 
-def check(sizes: dict, tokens_BW) -> None:
-    """The loop has the batched model's loss and gradients, in float64 on a CPU."""
-    batched, loop = build("kraken", sizes, "cpu").double(), build("loop", sizes, "cpu").double()
+def loss_of(module: Callable, tokens_BW: torch.Tensor, device: str) -> torch.Tensor:
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        logits_BTV = module(tokens_BW[:, :-1])
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), tokens_BW[:, 1:].flatten())
+
+
+class Training:
+    """A model with its optimizer and a batch; a call is one step."""
+
+    def __init__(self, kind: str, group: Group, shape: dict, device: str, compiled: bool) -> None:
+        self.before = torch.cuda.memory_allocated() if device == "cuda" else 0
+        module = build(kind, group.sizes(shape)[kind], device)
+        self.parameters = list(module.parameters())
+        self.module, self.device = torch.compile(module) if compiled else module, device
+        self.tokens_BW = batch_of(group.sequences, group.tokens, shape["vocab_size"], device)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, fused=True)
+
+    def __call__(self) -> torch.Tensor:
+        loss = loss_of(self.module, self.tokens_BW, self.device)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss
+
+    def milliseconds(self) -> float:
+        """Time of a step."""
+        start = time.perf_counter()
+        self().item()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return 1e3 * (time.perf_counter() - start)
+
+    def warm_up(self, steps: int) -> float | None:
+        """Make steps; on a GPU MB at their peak beyond what was there before, without what compiling takes."""
+        if self.device == "cpu":
+            for _ in range(steps):
+                self()
+            return None
+        self()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(steps - 1):
+            self()
+        torch.cuda.synchronize()
+        # Others that wait for their turn need the memory.
+        torch.cuda.empty_cache()
+        return (torch.cuda.max_memory_allocated() - self.before) / 1e6
+
+
+def check(sizes: dict, device: str) -> None:
+    """The loop has the batched model's loss and gradients: two of the layers, in float64."""
+    sizes = sizes | {"n_layer": 2}
+    tokens_BW = batch_of(1, 32, sizes["vocab_size"], device)
+    batched, loop = (build(kind, sizes, device, torch.float64) for kind in ("kraken", "loop"))
     losses = []
     for module in (batched, loop):
         logits_BTV = module(tokens_BW[:, :-1])
@@ -181,97 +230,145 @@ def check(sizes: dict, tokens_BW) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
-def timed(function, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function().item()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - start)
+class Apart:
+    """A training in a process of its own, which makes a step when it is told to."""
+
+    def __init__(self, index: int, kind: str, device: str, compiled: bool) -> None:
+        command = [sys.executable, __file__, "--device", device, "--apart", json.dumps([index, kind])]
+        # Many compile at once.
+        environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "2"}
+        self.process = subprocess.Popen(
+            [*command, "--compiled"] if compiled else command,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    def number(self) -> float:
+        """What the process says next: its peak memory in MB once it is ready, then milliseconds of each step."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"benchmarks/training_throughput.py: {self.process.args} ended early; see above")
+        return float(line)
+
+    def step(self) -> float:
+        print("step", file=self.process.stdin, flush=True)
+        return self.number()
+
+    def close(self) -> None:
+        self.process.communicate()
 
 
-def measure(group: tuple, shape: dict, device: str, compiled: bool) -> dict[str, list[float]]:
-    """{model: milliseconds of each step}, steps of all models in turns."""
-    sizes, tokens_BW = sizes_of(group, shape), batch_of(*group[1], shape["vocab_size"], device)
-    steps = {}
-    for kind, own in sizes.items():
-        module = build(kind, own, device)
-        steps[kind] = stepper(torch.compile(module) if compiled else module, tokens_BW, device)
-    warmup, runs = (GPU_WARMUP, GPU_RUNS) if device == "cuda" else (WARMUP, RUNS)
-    taken = {kind: [] for kind in steps}
-    for run in range(warmup + runs):
-        order = list(steps)[run % len(steps) :] + list(steps)[: run % len(steps)]
-        for kind in order:
-            milliseconds = timed(steps[kind], device)
-            if run >= warmup:
-                taken[kind].append(milliseconds)
+def serve(step: Training, warmup: int, before_kb: float) -> None:
+    """The other end of Apart."""
+    peak = step.warm_up(warmup)
+    print((peak_resident_kb() - before_kb) / 1e3 if peak is None else peak, flush=True)
+    for _ in sys.stdin:
+        print(step.milliseconds(), flush=True)
+
+
+def in_turns(steps: dict[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
+    """{model: milliseconds of each step}."""
+    kinds, taken = list(steps), {kind: [] for kind in steps}
+    for run in range(runs):
+        for kind in kinds[run % len(kinds) :] + kinds[: run % len(kinds)]:
+            taken[kind].append(steps[kind]())
     return taken
-
-
-def peak_memory(group_index: int, kind: str, device: str, compiled: bool) -> float:
-    """MB that a process of its own needs for the model and its steps."""
-    command = [sys.executable, __file__, "--device", device, "--memory-of", json.dumps([group_index, kind])]
-    if compiled:
-        command.append("--compiled")
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def print_memory(group: tuple, kind: str, shape: dict, device: str, compiled: bool) -> None:
-    before = peak_resident_kb()
-    module = build(kind, sizes_of(group, shape)[kind], device)
-    tokens_BW = batch_of(*group[1], shape["vocab_size"], device)
-    step = stepper(torch.compile(module) if compiled else module, tokens_BW, device)
-    for _ in range(3):
-        step()
-    if device == "cuda":
-        print(torch.cuda.max_memory_allocated() / 1e6)
-    else:
-        print((peak_resident_kb() - before) / 1e3)
 
 
 def peak_resident_kb() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1))
 
 
+class Benchmark:
+    """The groups of a device, and the table's lines."""
+
+    def __init__(self, device: str, compiled: bool) -> None:
+        self.device, self.gpu = device, device == "cuda"
+        self.compiled = compiled or self.gpu
+        self.groups, self.shape = (GPU_GROUPS, GPU_SHAPE) if self.gpu else (CPU_GROUPS, CPU_SHAPE)
+        self.warmup, self.runs = (GPU_WARMUP, GPU_RUNS) if self.gpu else (WARMUP, RUNS)
+
+    def training(self, index: int, kind: str, compiled: bool) -> Training:
+        return Training(kind, self.groups[index], self.shape, self.device, compiled)
+
+    def run(self) -> None:
+        self.rate = matrix_rate(torch.device(self.device), torch.bfloat16 if self.gpu else torch.float32)
+        name = torch.cuda.get_device_name() if self.gpu else f"cpu, {torch.get_num_threads()} thread"
+        print(f"{name}, matrix product {self.rate / 1e9:.0f} GFLOP/s, PyTorch {torch.__version__}\n")
+        print(HEADER)
+        if self.gpu:
+            self.compiled_apart()
+        for index, group in enumerate(self.groups):
+            check(group.sizes(self.shape)["kraken"], self.device)
+            for compiled in [False] if self.gpu or not self.compiled else [False, True]:
+                self.here(index, compiled)
+
+    def here(self, index: int, compiled: bool) -> None:
+        """The models of a group in this process; on a CPU memory is asked of processes of their own."""
+        torch.compiler.reset()
+        steps, peaks = {}, {}
+        for kind in self.groups[index].sizes(self.shape):
+            steps[kind] = self.training(index, kind, compiled)
+            peaks[kind] = steps[kind].warm_up(self.warmup)
+        taken = in_turns({kind: step.milliseconds for kind, step in steps.items()}, self.runs)
+        if not self.gpu:
+            peaks = {kind: self.peak_apart(index, kind, compiled) for kind in steps}
+        self.print(index, taken, peaks, compiled)
+
+    def peak_apart(self, index: int, kind: str, compiled: bool) -> float:
+        apart = Apart(index, kind, self.device, compiled)
+        peak = apart.number()
+        apart.close()
+        return peak
+
+    def compiled_apart(self) -> None:
+        """Every group of several sequences, all models compiled side by side, then timed in turns."""
+        started: dict[str, Apart] = {}
+        of_group = {}
+        for index, group in enumerate(self.groups):
+            if group.sequences > 1:
+                keys = {kind: json.dumps(group.sizes(self.shape)[kind]) for kind in ("kraken", "standard")}
+                of_group[index] = keys
+                for kind, key in keys.items():
+                    if key not in started:
+                        started[key] = Apart(index, kind, self.device, True)
+        peaks = {key: apart.number() for key, apart in started.items()}
+        for index, keys in of_group.items():
+            taken = in_turns({kind: started[key].step for kind, key in keys.items()}, self.runs)
+            self.print(index, taken, {kind: peaks[key] for kind, key in keys.items()}, True)
+        for apart in started.values():
+            apart.close()
+
+    def print(self, index: int, taken: dict[str, list[float]], peaks: dict[str, float], compiled: bool) -> None:
+        group = self.groups[index]
+        tokens = group.sequences * group.tokens
+        for kind, milliseconds in taken.items():
+            own, median = group.sizes(self.shape)[kind], float(np.median(milliseconds))
+            flops = tokens * training_flops_per_token(own | {"block_size": group.tokens})
+            ratio, low, high = speedup(milliseconds, taken["kraken"])
+            cells = [
+                f"{group.name}, {group.sequences} x {group.tokens} tokens", "compiled" if compiled else "eager", kind,
+                f"{parameter_count(own):,}", f"{median:.1f}", f"{1e3 * tokens / median:,.0f}",
+                f"{flops / (median * 1e-3) / self.rate:.0%}", f"{peaks[kind]:,.0f}",
+                "" if kind == "kraken" else f"{ratio:.2f} ({low:.2f} to {high:.2f})",
+            ]  # fmt: skip
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--compiled", action="store_true", help="through torch.compile as well")
-    parser.add_argument("--memory-of", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--apart", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    gpu = options.device == "cuda"
-    groups, shape = (GPU_GROUPS, GPU_SHAPE) if gpu else (CPU_GROUPS, CPU_SHAPE)
-    if options.memory_of:
-        index, kind = options.memory_of
-        print_memory(groups[index], kind, shape, options.device, options.compiled)
-        return
-    rate = matrix_rate(torch.device(options.device), torch.bfloat16 if gpu else torch.float32)
-    print(f"{options.device}, {torch.get_num_threads()} thread, matrix product {rate / 1e9:.0f} GFLOP/s\n")
-    print("| shapes | run | model | parameters | step, ms | tokens/s | of matrix rate | peak, MB | Kraken's speed-up |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for index, group in enumerate(groups):
-        check(sizes_of(group, shape)["kraken"], batch_of(1, 32, shape["vocab_size"], "cpu"))
-        for compiled in [False, True] if options.compiled or gpu else [False]:
-            print_group(index, group, shape, options.device, compiled, rate)
-
-
-def print_group(index: int, group: tuple, shape: dict, device: str, compiled: bool, rate: float) -> None:
-    taken = measure(group, shape, device, compiled)
-    tokens, run = math.prod(group[1]), "compiled" if compiled else "eager"
-    for kind, own in sizes_of(group, shape).items():
-        median = float(np.median(taken[kind]))
-        share = tokens * training_flops_per_token(own | {"block_size": group[1][1]}) / (median * 1e-3) / rate
-        ratio, low, high = speedup(taken[kind], taken["kraken"])
-        name = f"{group[0]}, {group[1][0]} x {group[1][1]} tokens"
-        cells = [
-            name, run, kind, f"{parameter_count(own):,}", f"{median:.1f}", f"{1e3 * tokens / median:,.0f}",
-            f"{share:.0%}", f"{peak_memory(index, kind, device, compiled):,.0f}",
-            "" if kind == "kraken" else f"{ratio:.2f} ({low:.2f} to {high:.2f})",
-        ]  # fmt: skip
-        print(f"| {' | '.join(cells)} |", flush=True)
+    benchmark = Benchmark(options.device, options.compiled)
+    if options.apart:
+        before_kb = peak_resident_kb()
+        step = benchmark.training(*options.apart, options.compiled)
+        serve(step, benchmark.warmup, before_kb)
+    else:
+        benchmark.run()
 
 
 if __name__ == "__main__":
