@@ -2,14 +2,16 @@
 
     python benchmarks/overlap_on_one_gpu.py
 
-Needs one NVIDIA GPU with room for 6.7B parameters in float16 (16 GB or more). **Never run so far.**
+Needs one NVIDIA GPU with room for 6.7B parameters in float16 (16 GB or more).
 
 1. The card's rates are measured: a matrix product in float16, and a copy. Prefill of the 1.3B and 6.7B shapes on one
    rank, batch 1, is held against the larger of the time for reading the weights once and the time for the FLOPs.
 2. One of eight ranks runs alone. Each AllReduce is a kernel on a side stream that spins as long as the AllReduce would
    take (LATENCY plus the bytes that a ring moves over BANDWIDTH, assumed of a link, not measured), between the events
-   that the real one would stand between. What the prefill takes longer than without such kernels is exposed; the rest
-   of their time is hidden. Spinning takes one multiprocessor and no memory bandwidth, NCCL takes more of both.
+   that the real one would stand between. What the prefill takes longer than with every sum answered on the spot is
+   exposed; the rest of their time is hidden. Kernels that end at once, between the same events, say how much of it the
+   way to another stream and back takes. The three take turns. Spinning takes one multiprocessor and no memory
+   bandwidth, NCCL takes more of both.
 """
 
 import statistics
@@ -32,18 +34,19 @@ ROWS = ("standard", "standard-chunked", "parallel", "ladder", "kraken")
 VOCABULARY, DTYPE = 50304, torch.float16
 
 
-def seconds_of(step, runs: int = RUNS) -> float:
-    """Median time of a step on the GPU."""
-    times = []
+def seconds_of(*steps, runs: int = RUNS) -> list[float]:
+    """Median time on the GPU of each step; they take turns."""
+    times = [[] for _ in steps]
     for run in range(WARMUP + runs):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        step()
-        end.record()
-        end.synchronize()
-        if run >= WARMUP:
-            times.append(1e-3 * start.elapsed_time(end))
-    return statistics.median(times)
+        for step, taken in zip(steps, times, strict=True):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            step()
+            end.record()
+            end.synchronize()
+            if run >= WARMUP:
+                taken.append(1e-3 * start.elapsed_time(end))
+    return [statistics.median(taken) for taken in times]
 
 
 def measured_rates() -> tuple[float, float]:
@@ -51,42 +54,49 @@ def measured_rates() -> tuple[float, float]:
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=DTYPE) for _ in range(2))
     source = torch.empty(2**29, device="cuda", dtype=torch.uint8)
     target = torch.empty_like(source)
-    return 2 * 8192**3 / seconds_of(lambda: a @ b), 2 * source.numel() / seconds_of(lambda: target.copy_(source))
+    product, copy = seconds_of(lambda: a @ b, lambda: target.copy_(source))
+    return 2 * 8192**3 / product, 2 * source.numel() / copy
 
 
 def cycles_per_second() -> float:
     """Of the clock that torch.cuda._sleep counts by."""
-    cycles = 10**8
-    return cycles / seconds_of(lambda: torch.cuda._sleep(cycles), runs=5)
+    cycles = 10**7
+    [seconds] = seconds_of(lambda: torch.cuda._sleep(cycles))
+    return cycles / seconds
 
 
-class Spinning:
-    """Rank 0 of RANKS ranks that are not there: a collective is a kernel of its duration on a side stream."""
+class Answered:
+    """Rank 0 of RANKS ranks that are not there: a sum is this rank's part, at once."""
 
     rank, world = 0, RANKS
 
-    def __init__(self, clock: float) -> None:
-        self.clock, self.stream = clock, torch.cuda.Stream()
-        self.seconds = 0.0  # of all AllReduces of the latest forward
-        self.spin = True
+    def all_reduce(self, x: Tensor, group: Group = WORLD) -> "Done | Spun":
+        return Done(x if len(group.ranks(self.rank, self.world)) == 1 else x.clone())
+
+    def all_gather(self, x: Tensor, dim: int, group: Group = WORLD) -> Done:
+        return Done(torch.cat([x] * len(group.ranks(self.rank, self.world)), dim=dim))
+
+
+class Spinning(Answered):
+    """A sum is a kernel of `share` of its duration on a side stream."""
+
+    def __init__(self, clock: float, share: float = 1.0) -> None:
+        self.clock, self.share, self.stream = clock, share, torch.cuda.Stream()
+        self.seconds: list[float] = []  # of every sum, whole, since this was last emptied
 
     def all_reduce(self, x: Tensor, group: Group = WORLD) -> "Done | Spun":
         ranks = len(group.ranks(self.rank, self.world))
         if ranks == 1:
             return Done(x)
         took = LATENCY + 2 * (ranks - 1) / ranks * x.numel() * x.itemsize / BANDWIDTH
-        self.seconds += took
-        total = x.clone(memory_format=torch.contiguous_format)
+        self.seconds.append(took)
+        total = x.clone()
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            if self.spin:
-                torch.cuda._sleep(int(took * self.clock))
+            torch.cuda._sleep(int(self.share * took * self.clock))
             finished = torch.cuda.Event()
             finished.record()
         return Spun(total, finished)
-
-    def all_gather(self, x: Tensor, dim: int, group: Group = WORLD) -> Done:
-        return Done(torch.cat([x] * len(group.ranks(self.rank, self.world)), dim=dim))
 
 
 class Spun:
@@ -110,11 +120,11 @@ def module_of(row: str, size: str, tp: int) -> torch.nn.Module:
     return module
 
 
-def prefill_seconds(module: torch.nn.Module, context: int, comm) -> float:
-    """Median time of a captured prefill."""
+def prefill_seconds(module: torch.nn.Module, context: int, *comms) -> list[float]:
+    """Median time of a captured prefill with each of the collectives; they take turns."""
     prompt_1T = torch.randint(VOCABULARY, (1, context), device="cuda")
-    recorded = RecordedPrefill(module, 1, context, comm, Cache(module, 1, context))
-    return seconds_of(lambda: recorded(prompt_1T))
+    recorded = [RecordedPrefill(module, 1, context, comm, Cache(module, 1, context)) for comm in comms]
+    return seconds_of(*[lambda each=each: each(prompt_1T) for each in recorded])
 
 
 def against_the_card() -> None:
@@ -127,7 +137,7 @@ def against_the_card() -> None:
             module = module_of(row, size, 1)
             sizes = module.config.to_dict()
             for context in CONTEXTS:
-                took = prefill_seconds(module, context, ALONE)
+                [took] = prefill_seconds(module, context, ALONE)
                 reading = DTYPE.itemsize * parameter_count(sizes) / rate
                 computing = prefill_flops(sizes, context) / flops
                 print(
@@ -140,22 +150,22 @@ def overlap() -> None:
     clock = cycles_per_second()
     print(f"\nRank 0 of {RANKS}, 6.7B, AllReduces as spinning kernels of {1e6 * LATENCY:g} us + bytes over ", end="")
     print(f"{BANDWIDTH / 1e9:g} GB/s\n")
-    print("| architecture | context | without, ms | with, ms | AllReduces, ms | exposed, ms | hidden |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| architecture | context | at once, ms | empty, ms | spinning, ms | sums | their time, ms | exposed, ms | hidden |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in ROWS:
         module = module_of(row, "6.7b", RANKS)
         for context in CONTEXTS:
-            comm = Spinning(clock)
-            comm.spin = False
-            without = prefill_seconds(module, context, comm)
-            comm.spin, comm.seconds = True, 0.0
+            spinning = Spinning(clock)
+            without, empty, whole = prefill_seconds(module, context, Answered(), Spinning(clock, 0), spinning)
+            spinning.seconds.clear()
             tokens_1T = torch.zeros(1, context, dtype=torch.int64, device="cuda")
-            module(tokens_1T, comm, Cache(module, 1, context), at=LAST)
-            of_all = comm.seconds
-            exposed = prefill_seconds(module, context, comm) - without
+            module(tokens_1T, spinning, Cache(module, 1, context), at=LAST)
+            count, of_all, exposed = len(spinning.seconds), sum(spinning.seconds), whole - without
             print(
-                f"| {row} | {context} | {1e3 * without:.2f} | {1e3 * (without + exposed):.2f} | {1e3 * of_all:.2f} | "
-                f"{1e3 * exposed:.2f} | {1 - exposed / of_all:.0%} |"
+                f"| {row} | {context} | {1e3 * without:.2f} | {1e3 * empty:.2f} | {1e3 * whole:.2f} | {count} | "
+                f"{1e3 * of_all:.2f} | {1e3 * exposed:.2f} | {1 - exposed / of_all:.0%} |"
             )
 
 

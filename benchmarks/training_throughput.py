@@ -9,8 +9,8 @@ has medians, and ratios of paired steps with their bootstrap intervals. Before t
 model's loss and gradients. Peak memory is of training the one model alone. CPU: resident size of a process of its own,
 less what it had before the model. GPU: allocated.
 
-On a GPU the loop runs eager alone, since compiling its 24 to 96 sub-layers takes minutes. All others are compiled at
-once, in processes side by side, which then make steps in turns.
+On a GPU the loop runs eager alone, since compiling its 24 to 96 sub-layers takes minutes. The others of a size are
+compiled at once, in processes side by side, which then make steps in turns.
 """
 
 import argparse
@@ -74,11 +74,12 @@ KRAKENS = [
     ("350m", {"degree": 4, "width": 644, "n_layer": 24, "n_head": 16}),
     ("760m", {"degree": 4, "width": 960, "n_layer": 24, "n_head": 16}),
 ]
-# One sequence, where calling kernels is what costs, and as many as fit a card of 24 GB, eager and compiled.
+# One sequence, where calling kernels is what costs, and about as many as fit a card of 24 GB, eager and compiled.
+SEQUENCES = {"125m": 8, "350m": 4, "760m": 2}
 GPU_GROUPS = [
     Group(f"{size} {kraken['degree']}-way", sequences, 1024, kraken, GPT2[size])
     for size, kraken in KRAKENS
-    for sequences in (1, 8 if size == "125m" else 4)
+    for sequences in (1, SEQUENCES[size])
 ]
 GPU_SHAPE = {"vocab_size": 50304, "block_size": 1024}
 
@@ -295,8 +296,8 @@ class Benchmark:
         name = torch.cuda.get_device_name() if self.gpu else f"cpu, {torch.get_num_threads()} thread"
         print(f"{name}, matrix product {self.rate / 1e9:.0f} GFLOP/s, PyTorch {torch.__version__}\n")
         print(HEADER)
-        if self.gpu:
-            self.compiled_apart()
+        for size in GPT2 if self.gpu else ():
+            self.compiled_apart(size)
         for index, group in enumerate(self.groups):
             check(group.sizes(self.shape)["kraken"], self.device)
             for compiled in [False] if self.gpu or not self.compiled else [False, True]:
@@ -320,16 +321,16 @@ class Benchmark:
         apart.close()
         return peak
 
-    def compiled_apart(self) -> None:
-        """Every group of several sequences, all models compiled side by side, then timed in turns."""
+    def compiled_apart(self, size: str) -> None:
+        """Groups of a size with several sequences: all models compiled side by side, then timed in turns."""
         started: dict[str, Apart] = {}
         of_group = {}
         for index, group in enumerate(self.groups):
-            if group.sequences > 1:
+            if group.sequences > 1 and group.name.startswith(size):
                 keys = {kind: json.dumps(group.sizes(self.shape)[kind]) for kind in ("kraken", "standard")}
                 of_group[index] = keys
                 for kind, key in keys.items():
-                    if key not in started:
+                    if key not in started:  # the standard model is that of every Kraken of its size
                         started[key] = Apart(index, kind, self.device, True)
         peaks = {key: apart.number() for key, apart in started.items()}
         for index, keys in of_group.items():

@@ -243,7 +243,7 @@ for folder in {[str(exported(name)) for name in ARCHITECTURES]}:
 
 def test_the_folder_has_the_code_of_its_own_architecture_alone(exported):
     code = {path.stem for path in exported("ladder").glob("*.py")}
-    shared = {"errors", "blocks", "collectives", "modeling_krakenlm"}
+    shared = {"errors", "blocks", "collectives", "modeling_krakenlm", "products"}
     assert code == shared | {"ladder", "standard"}
     assert {path.stem for path in exported("kraken").glob("*.py")} == shared | {"kraken"}
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from krakenlm import models
 from krakenlm.errors import InputError
-from krakenlm.models import blocks
+from krakenlm.models import products
 from krakenlm.models.blocks import causal_attention
 from krakenlm.models.collectives import ALONE
 from krakenlm.models.sizing import (
@@ -399,6 +399,7 @@ def test_a_config_round_trips():
         assert models.config_from_dict(config.to_dict()) == config
 
 
+@pytest.mark.parametrize("compiling", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     "odd",
@@ -408,13 +409,29 @@ def test_a_config_round_trips():
         {"architecture": "kraken", "degree": 3, "n_head": 9, "width": 21},
     ],
 )
-def test_products_padded_for_the_hardware_change_no_logit_and_no_gradient(odd, bias, tokens_BT, monkeypatch):
+def test_products_padded_for_the_hardware_change_no_logit_and_no_gradient(odd, bias, compiling, tokens_BT, monkeypatch):
     module = drawn(SMALL | odd | {"bias": bias})
     plain = gradients_of(module, tokens_BT)
-    monkeypatch.setattr(blocks, "ALIGNMENT", {"cpu": 8})
+    padded_sizes = set()
+    monkeypatch.setattr(products, "ALIGNMENT", {"cpu": 8})
+    monkeypatch.setattr(products, "MANY_ROWS", 1)
+    monkeypatch.setattr(products, "plain_product", recording(padded_sizes))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     padded = gradients_of(module, tokens_BT)
+    assert {size % 8 for size in padded_sizes} == {0}
     for key, tensor in plain.items():
         torch.testing.assert_close(padded[key], tensor, rtol=0, atol=1e-12)
+
+
+def recording(sizes):
+    """plain_product, which notes the sizes of the weights that it is given."""
+    plain_product = products.plain_product
+
+    def recorded(x, weight, bias):
+        sizes.update(weight.shape[-2:])
+        return plain_product(x, weight, bias)
+
+    return recorded
 
 
 def gradients_of(module, tokens_BT):

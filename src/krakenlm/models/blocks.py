@@ -14,18 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from krakenlm.errors import InputError
+from krakenlm.models.products import ALL, HEAD, Linear, aligned, product
 
 LAYER_NORM_EPS = 1e-5
 INITIAL_STD = 0.02
 CPU_QUERIES = 64
-# Of products on a GPU: cuBLAS reaches the tensor cores' full rate where rows are a multiple of 16 bytes, 8 elements of
-# 16 bits (NVIDIA, Matrix Multiplication Background User's Guide). Head sizes need nothing here: PyTorch's attention
-# pads them to a multiple of 8 by itself before it calls its flash kernel (ATen/native/transformers/attention.cpp).
-ALIGNMENT = {"cuda": 8}
-
 # Positions whose logits are wanted. Nothing that these do not need is computed in a model's last layer: all of its keys
 # and values, but queries, and whatever follows attention, at these positions alone.
-LAST, ALL = slice(-1, None), slice(None)
+LAST = slice(-1, None)
 
 
 class Cache(Protocol):
@@ -93,68 +89,6 @@ class Config:
         return {"architecture": self.architecture, **asdict(self)}
 
 
-class Linear(nn.Module):
-    """Product with one matrix, or with one matrix per split at once.
-
-    weight: (E, D), or (N, E, D) with splits; bias: (E,) or (N, E). Maps x_BTD to x_BTE, or x_NBTD to x_NBTE.
-    """
-
-    def __init__(self, width_in: int, width_out: int, splits: int | None = None, bias: bool = False) -> None:
-        super().__init__()
-        stacked = () if splits is None else (splits,)
-        self.weight = nn.Parameter(torch.empty(*stacked, width_out, width_in))
-        self.bias = nn.Parameter(torch.empty(*stacked, width_out)) if bias else None
-
-    def forward(self, x: Tensor, rows: slice = ALL) -> Tensor:
-        """The product with all rows of the weight, or with some: a part of the result."""
-        weight, bias = self.weight, self.bias
-        if rows is not ALL:
-            weight, bias = weight[..., rows, :], None if bias is None else bias[..., rows]
-        width_out, width_in = weight.shape[-2:]
-        step = ALIGNMENT.get(x.device.type, 1)
-        more_in, more_out = -width_in % step, -width_out % step
-        # A compiler pads by itself, where it has found that to be faster.
-        if not (more_in or more_out) or torch.compiler.is_compiling():
-            return product(x, weight, bias)
-        bias = None if bias is None else F.pad(bias, (0, more_out))
-        x = F.pad(x, (0, more_in)) if more_in else x  # padding by nothing is a copy
-        return product(x, F.pad(weight, (0, more_in, 0, more_out)), bias)[..., :width_out]
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x times the transposed weight, plus the bias; with weights (N, E, D) split by split, in one batched product."""
-    if weight.dim() == 2:
-        return F.linear(x, weight, bias)
-    if len(weight) == 1:  # one split on this rank: the plain product is the faster one
-        return F.linear(x[0], weight[0], None if bias is None else bias[0]).unsqueeze(0)
-    # Autocast, which meta tensors know nothing of, would not reach into BatchedProduct.
-    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-    y = BatchedProduct.apply(x.flatten(1, -2), weight)
-    if bias is not None:
-        y = y + bias[:, None].to(y.dtype)  # which under autocast is not the bias' own
-    return y.unflatten(1, x.shape[1:-1])
-
-
-class BatchedProduct(torch.autograd.Function):
-    """x_NRD times the transposed weight_NED, (N, R, E), the weight's gradient in the weight's own layout.
-
-    PyTorch's backward of bmm gives the transpose of it, and copies it for the optimizer: a tenth of a training step at
-    width 504 on a CPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_NRD: Tensor, weight_NED: Tensor) -> Tensor:
-        ctx.save_for_backward(x_NRD, weight_NED)
-        return torch.bmm(x_NRD, weight_NED.mT)
-
-    @staticmethod
-    def backward(ctx: Any, gradient_NRE: Tensor) -> tuple[Tensor, Tensor]:
-        x_NRD, weight_NED = ctx.saved_tensors
-        return torch.bmm(gradient_NRE, weight_NED), torch.bmm(gradient_NRE.mT, x_NRD)
-
-
 class LayerNorm(nn.Module):
     """LayerNorm over the last dimension, with one weight (and bias) or one per split. weight, bias: (D,) or (N, D)."""
 
@@ -186,31 +120,42 @@ def split_heads(x: Tensor, heads: int, head_size: int) -> Tensor:
 
 def wanted(at: slice | Tensor, length: int) -> slice | Tensor:
     """`at`, or ALL itself where it names every one of `length` positions in order."""
+    if at is ALL or (at is LAST and length > 1):  # a compiler that cannot look into a slice need not
+        return at
     return ALL if isinstance(at, slice) and at.indices(length) == (0, length, 1) else at
 
 
 def places(at: slice | Tensor, length: int, device: torch.device) -> Tensor | None:
     """`at` as positions (P,) of `length`, or None where they are the last ones in order."""
+    if at is ALL or at is LAST:
+        return None
     if not isinstance(at, slice):
         return at % length
     start, stop, step = at.indices(length)
     return None if (stop, step) == (length, 1) else torch.arange(start, stop, step, device=device)
 
 
-def causal_attention(q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor, at_P: Tensor | None = None) -> Tensor:
-    """Attention from the positions `at_P` of S, or from the last P, each to itself and to those before it."""
+def causal_attention(
+    q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor, at_P: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """Attention from the positions `at_P` of S, or from the last P, each to itself and to those before it.
+
+    Args:
+        scale: of the products of q and k; by default 1 / sqrt(K).
+    """
     queries, keys = q_LHPK.shape[2], k_LHSK.shape[2]
     if at_P is not None:
         seen_PS = torch.arange(keys, device=at_P.device) <= at_P[:, None]
-        return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, attn_mask=seen_PS)
+        return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, attn_mask=seen_PS, scale=scale)
     if queries == 1:
-        return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK)
+        return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, scale=scale)
     if q_LHPK.device.type == "cpu" and not torch.is_grad_enabled() and keys > CPU_QUERIES:
-        return attention_in_blocks(q_LHPK, k_LHSK, v_LHSK)
+        return attention_in_blocks(q_LHPK, k_LHSK, v_LHSK, scale)
     # Meta tensors have no values that the mask's corner could change, and what a GPU's mask imports takes a second.
     if queries == keys or q_LHPK.device.type == "meta":
-        return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, is_causal=True)
-    return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, attn_mask=lower_right(queries, keys, q_LHPK.device))
+        return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, is_causal=True, scale=scale)
+    mask = lower_right(queries, keys, q_LHPK.device)
+    return F.scaled_dot_product_attention(q_LHPK, k_LHSK, v_LHSK, attn_mask=mask, scale=scale)
 
 
 def lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -223,7 +168,7 @@ def lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
     return causal_lower_right(queries, keys)
 
 
-def attention_in_blocks(q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor) -> Tensor:
+def attention_in_blocks(q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor, scale: float | None) -> Tensor:
     """Causal attention from the last P of S positions, block of queries by block of queries, with no gradient.
 
     PyTorch's CPU kernel computes most of what a causal mask discards. Blocks of queries, each with the keys it can see,
@@ -241,17 +186,29 @@ def attention_in_blocks(q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor) -> Tenso
         end = min(start + CPU_QUERIES, length)
         keys, values = k_LHSK[:, :, : earlier + end], v_LHSK[:, :, : earlier + end]
         seen = mask[: end - start, last - start : last - start + earlier + end]
-        blocks.append(F.scaled_dot_product_attention(q_LHPK[:, :, start:end], keys, values, attn_mask=seen))
+        queries = q_LHPK[:, :, start:end]
+        blocks.append(F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, scale=scale))
     return torch.cat(blocks, dim=2)
 
 
-def attend(q: Tensor, kv: Tensor, heads: int, cache: Cache | None, layer: int, at: slice | Tensor = ALL) -> Tensor:
-    """Causal attention of q (L, P, H K), at positions `at`, to k and v side by side (L, T, 2 H K); (L, P, H K)."""
+def attend(
+    q: Tensor,
+    kv: Tensor,
+    heads: int,
+    cache: Cache | None,
+    layer: int,
+    at: slice | Tensor = ALL,
+    scale: float | None = None,
+) -> Tensor:
+    """Causal attention of q (L, P, H K), at positions `at`, to k and v side by side (L, T, 2 H K); (L, P, H K).
+
+    With a cache the scale is 1 / sqrt(K), whatever `scale` says.
+    """
     width, length = q.shape[-1], kv.shape[-2]
     q_LHPK, k_LHTK, v_LHTK = (split_heads(part, heads, width // heads) for part in (q, *kv.split(width, dim=-1)))
     at_P = places(at, length, q.device)
     if cache is None:
-        y_LHPK = causal_attention(q_LHPK, k_LHTK, v_LHTK, at_P)
+        y_LHPK = causal_attention(q_LHPK, k_LHTK, v_LHTK, at_P, scale)
     else:
         y_LHPK = cache.attend(layer, q_LHPK, k_LHTK, v_LHTK, at_P)
     return y_LHPK.transpose(1, 2).reshape(q.shape)
@@ -276,16 +233,22 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, head_size: int, splits: int | None = None, bias: bool = False) -> None:
         super().__init__()
-        self.heads, self.attended = heads, heads * head_size
+        self.heads, self.head_size = heads, head_size
         self.qkv = Linear(width, 3 * heads * head_size, splits, bias)
         self.out = Linear(heads * head_size, width, splits, bias)
 
     def forward(self, x: Tensor, cache: Cache | None, layer: int, at: slice | Tensor = ALL) -> Tensor:
+        # A cache keeps heads as they are.
+        wide = aligned(self.head_size, x, HEAD) if cache is None else self.head_size
+        padding = None if wide == self.head_size else (self.head_size, wide)
         if at is ALL:
-            q, kv = self.qkv(x).split([self.attended, 2 * self.attended], dim=-1)
+            q, kv = self.qkv(x, out=padding).split([self.heads * wide, 2 * self.heads * wide], dim=-1)
         else:
-            q, kv = self.qkv(x[..., at, :], slice(0, self.attended)), self.qkv(x, slice(self.attended, None))
-        return self.out(attend(q, kv, self.heads, cache, layer, at))
+            attended = self.heads * self.head_size
+            q = self.qkv(x[..., at, :], slice(0, attended), out=padding)
+            kv = self.qkv(x, slice(attended, None), out=padding)
+        scale = None if padding is None else self.head_size**-0.5
+        return self.out(attend(q, kv, self.heads, cache, layer, at, scale), into=padding, tile=HEAD)
 
 
 class MLP(nn.Module):
@@ -297,7 +260,10 @@ class MLP(nn.Module):
         self.down = Linear(hidden, width, splits, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gelu(self.up(x)))
+        hidden = self.down.weight.shape[-1]
+        wide = aligned(hidden, x)
+        padding = None if wide == hidden else (hidden, wide)
+        return self.down(gelu(self.up(x, out=padding)), into=padding)
 
 
 class Embedding(nn.Module):
@@ -351,7 +317,7 @@ class Embedding(nn.Module):
 
     def logits(self, y_BPD: Tensor, comm: Any) -> Tensor:
         """(B, P, D) to (B, P, V): every rank its part of the vocabulary, the last one's perhaps smaller; gathered."""
-        part_BPV = F.linear(y_BPD, self.tokens[self.head_rows] if self.head is None else self.head)
+        part_BPV = product(y_BPD, self.tokens[self.head_rows] if self.head is None else self.head)
         if part_BPV.shape[-1] < self.part:
             part_BPV = F.pad(part_BPV, (0, self.part - part_BPV.shape[-1]))
         return comm.all_gather(part_BPV, dim=-1).wait()[..., : self.vocab_size]

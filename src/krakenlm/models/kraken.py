@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from krakenlm.errors import InputError
 from krakenlm.models import blocks
-from krakenlm.models.blocks import ALL, MLP, Attention, Cache, Embedding, LayerNorm, Linear
+from krakenlm.models.blocks import ALL, MLP, Attention, Cache, Embedding, LayerNorm
 from krakenlm.models.collectives import ALONE, Collectives, Group
+from krakenlm.models.products import Linear
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from krakenlm.models import blocks
-from krakenlm.models.blocks import ALL, Cache, Embedding, LayerNorm, Linear
+from krakenlm.models.blocks import ALL, Cache, Embedding, LayerNorm
 from krakenlm.models.collectives import ALONE, Collectives
+from krakenlm.models.products import Linear
 from krakenlm.models.standard import FFN_EXPANSION
 
 

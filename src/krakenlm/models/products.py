@@ -1,0 +1,133 @@
+"""Products with matrices, one or one per split in one batched call, of sizes that suit the device.
+
+Shapes: D width of x, E width of the result, N splits, R rows.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Sizes that suit a GPU. Where rows are no multiple of 16 bytes, 8 elements of 16 bits, cuBLAS reaches a third of the
+# rate that it has for them padded with zeros, and for a multiple of 64 a tenth more than for one of 8. Attention pads
+# heads to a multiple of 8 by itself, but copies q, k and v for it, and leaves out its fastest kernel
+# (docs/benchmarks.md, one H100). It pays where many rows share the padded weights.
+ALIGNMENT, TILE, HEAD = {"cuda": 8}, 64, 8
+MANY_ROWS = 128
+
+# All rows of a weight.
+ALL = slice(None)
+
+
+class Linear(nn.Module):
+    """Product with one matrix, or with one matrix per split at once.
+
+    weight: (E, D), or (N, E, D) with splits; bias: (E,) or (N, E). Maps x_BTD to x_BTE, or x_NBTD to x_NBTE.
+    """
+
+    def __init__(self, width_in: int, width_out: int, splits: int | None = None, bias: bool = False) -> None:
+        super().__init__()
+        stacked = () if splits is None else (splits,)
+        self.weight = nn.Parameter(torch.empty(*stacked, width_out, width_in))
+        self.bias = nn.Parameter(torch.empty(*stacked, width_out)) if bias else None
+
+    def forward(
+        self,
+        x: Tensor,
+        rows: slice = ALL,
+        out: tuple[int, int] | None = None,
+        into: tuple[int, int] | None = None,
+        tile: int = TILE,
+    ) -> Tensor:
+        """The product with all rows of the weight, or with some: a part of the result.
+
+        Args:
+            out: (size, wide): zeros behind every `size` numbers of the result, so that they are `wide`.
+            into: the same of x, which has them.
+            tile: see `product`.
+        """
+        weight, bias = self.weight, self.bias
+        if rows is not ALL:
+            weight, bias = weight[..., rows, :], None if bias is None else bias[..., rows]
+        if out is not None:
+            weight, bias = widened(autocast(weight), -2, *out), None if bias is None else widened(bias, -1, *out)
+        if into is not None:
+            weight = widened(autocast(weight), -1, *into)
+        return product(x, weight, bias, tile)
+
+
+def autocast(tensor: Tensor) -> Tensor:
+    """The tensor as a product under autocast takes it: whoever pads before moves half the bytes."""
+    device = tensor.device.type
+    # Meta tensors know nothing of autocast.
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
+
+
+def widened(tensor: Tensor, dim: int, size: int, wide: int) -> Tensor:
+    """Zeros behind every `size` entries along `dim`, counted from the last (-1): `wide` each."""
+    blocks = F.pad(tensor.unflatten(dim, (-1, size)), (0, 0) * (-dim - 1) + (0, wide - size))
+    return blocks.flatten(dim - 1, dim)
+
+
+def aligned(size: int, x: Tensor, tile: int = TILE) -> int:
+    """The size that products of x on its device should have in place of `size`."""
+    step = ALIGNMENT.get(x.device.type)
+    if step is None or x.numel() < MANY_ROWS * x.shape[-1]:
+        return size
+    # What a compiler pads it writes so in the first place.
+    if size % (tile if torch.compiler.is_compiling() else step) == 0:
+        return size
+    return -(-size // tile) * tile
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, tile: int = TILE) -> Tensor:
+    """x times the transposed weight, plus the bias, of sizes that suit the device; the result has its own.
+
+    weight: (E, D), or (N, E, D) with splits.
+
+    Args:
+        tile: what a compiler pads D to a multiple of. Where x is no compiler's own work padding it copies it.
+    """
+    width_out, width_in = weight.shape[-2:]
+    more_out, more_in = aligned(width_out, x) - width_out, aligned(width_in, x, tile) - width_in
+    if not (more_out or more_in):
+        return plain_product(x, weight, bias)
+    if more_in:  # padding by nothing is a copy
+        x = F.pad(autocast(x), (0, more_in))
+    bias = None if bias is None else F.pad(bias, (0, more_out))
+    return plain_product(x, F.pad(autocast(weight), (0, more_in, 0, more_out)), bias)[..., :width_out]
+
+
+def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same as they are; with weights (N, E, D) split by split, in one batched product."""
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    if len(weight) == 1:  # one split on this rank: the plain product is the faster one
+        return F.linear(x[0], weight[0], None if bias is None else bias[0]).unsqueeze(0)
+    # Autocast would not reach into BatchedProduct.
+    x, weight = autocast(x), autocast(weight)
+    y = BatchedProduct.apply(x.flatten(1, -2), weight)
+    if bias is not None:
+        y = y + bias[:, None].to(y.dtype)
+    return y.unflatten(1, x.shape[1:-1])
+
+
+class BatchedProduct(torch.autograd.Function):
+    """x_NRD times the transposed weight_NED, (N, R, E), the weight's gradient in the weight's own layout.
+
+    PyTorch's backward of bmm gives the transpose of it, and copies it for the optimizer: a tenth of a training step at
+    width 504 on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_NRD: Tensor, weight_NED: Tensor) -> Tensor:
+        ctx.save_for_backward(x_NRD, weight_NED)
+        return torch.bmm(x_NRD, weight_NED.mT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_NRE: Tensor) -> tuple[Tensor, Tensor]:
+        x_NRD, weight_NED = ctx.saved_tensors
+        return torch.bmm(gradient_NRE, weight_NED), torch.bmm(gradient_NRE.mT, x_NRD)
