@@ -151,7 +151,7 @@ def overlap() -> None:
     print(f"\nRank 0 of {RANKS}, 6.7B, AllReduces as spinning kernels of {1e6 * LATENCY:g} us + bytes over ", end="")
     print(f"{BANDWIDTH / 1e9:g} GB/s\n")
     print(
-        "| architecture | context | at once, ms | empty, ms | spinning, ms | sums | their time, ms | exposed, ms | hidden |"
+        "| architecture | context | at once, ms | empty, ms | spinning, ms | sums | take, ms | exposed, ms | hidden |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for row in ROWS:
