@@ -28,7 +28,7 @@ from krakenlm.text.tokenizer import train_tokenizer
 from krakenlm.text.tokenizing import tokenize
 from krakenlm.tracking.run import start_run
 from krakenlm.training import run
-from krakenlm.training.module import adamw, next_token_loss
+from krakenlm.training.module import adamw, training_loss
 from krakenlm.training.recipe import Recipe
 from krakenlm.training.record import Record
 from krakenlm.training.windows import gather, starts
@@ -104,9 +104,7 @@ class BareLoop:
         store = TokenStore(text / "tokens")
         torch.manual_seed(0)
         self.network = models.build(sizes | {"vocab_size": store.manifest["vocab_size"]}).to(self.device)
-        if self.recipe.compile:
-            self.network.compile()
-        self.optimizer = adamw(self.network, self.recipe)
+        self.optimizer, self.loss = adamw(self.network, self.recipe), training_loss(self.recipe)
         starts_B = starts(0, 0, self.recipe.batch_sequences, len(store.tokens("train")) - sizes["block_size"])
         self.batch_BW = gather(store.tokens("train"), starts_B, sizes["block_size"]).to(self.device)
 
@@ -114,7 +112,7 @@ class BareLoop:
         deterministic = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(False)  # a promise of the stage's, with its own price
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16-mixed"):
-            loss = next_token_loss(self.network, self.batch_BW)
+            loss = self.loss(self.network, self.batch_BW)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()

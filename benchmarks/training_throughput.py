@@ -178,12 +178,13 @@ class Training:
         self.before = torch.cuda.memory_allocated() if device == "cuda" else 0
         module = build(kind, group.sizes(shape)[kind], device)
         self.parameters = list(module.parameters())
-        self.module, self.device = torch.compile(module) if compiled else module, device
+        self.module, self.device = module, device
+        self.loss = torch.compile(loss_of) if compiled else loss_of
         self.tokens_BW = batch_of(group.sequences, group.tokens, shape["vocab_size"], device)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, fused=True)
 
     def __call__(self) -> torch.Tensor:
-        loss = loss_of(self.module, self.tokens_BW, self.device)
+        loss = self.loss(self.module, self.tokens_BW, self.device)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()

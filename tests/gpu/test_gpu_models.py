@@ -3,6 +3,7 @@
 import pytest
 import torch
 from gpu_cases import ARCHITECTURES, DEVICE, ROWS, SHAPES, drawn, learned, off, on_gpu, tokens, worst
+from torch.nn import functional as F
 
 from krakenlm.inference.cache import Cache
 from krakenlm.models.blocks import LAST
@@ -83,3 +84,28 @@ def test_bfloat16_compiled_into_one_graph_is_close_to_float32(architecture):
     expected = learned(module, tokens_BT)
     module.compile(fullgraph=True)
     assert worst(off(learned(module, tokens_BT, bfloat16=True), expected)) < (3e-2,)
+
+
+@pytest.mark.parametrize("width", [45, 504, 1030])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("expanded", [False, True])
+def test_the_norm_of_splits_in_one_kernel_is_a_norm_and_a_product(width, bias, expanded):
+    from krakenlm.models.fused_norm import split_layer_norm  # needs Triton
+
+    generator = torch.Generator(DEVICE).manual_seed(0)
+
+    def drawn_once(*shape):
+        return torch.randn(*shape, generator=generator, device=DEVICE, requires_grad=True)
+
+    x, weight_ND, bias_ND = drawn_once(1 if expanded else 3, 2, 777, width), drawn_once(3, width), drawn_once(3, width)
+    out_N, gradient = x.expand(3, -1, -1, -1), drawn_once(3, 2, 777, width).detach()
+    inputs = [x, weight_ND, bias_ND][: 3 if bias else 2]
+    found = split_layer_norm(out_N, weight_ND, bias_ND if bias else None, 1e-5, torch.float32)
+    expected = F.layer_norm(out_N, (width,), eps=1e-5) * weight_ND[:, None, None]
+    expected = expected + bias_ND[:, None, None] if bias else expected
+    for one, other in zip(
+        [found, *torch.autograd.grad(found, inputs, gradient)],
+        [expected, *torch.autograd.grad(expected, inputs, gradient)],
+        strict=True,
+    ):
+        assert (one - other).norm() < 1e-5 * other.norm()

@@ -5,8 +5,11 @@ leading dimension. A block with `splits` holds N sets of weights and works on x_
 it is an ordinary layer on x_BTD.
 """
 
+import functools
+import importlib
 import math
 from dataclasses import asdict, dataclass, fields
+from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -14,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from krakenlm.errors import InputError
-from krakenlm.models.products import ALL, HEAD, Linear, aligned, product
+from krakenlm.models.products import HEAD, Linear, aligned, product
 
 LAYER_NORM_EPS = 1e-5
 INITIAL_STD = 0.02
 CPU_QUERIES = 64
 # Positions whose logits are wanted. Nothing that these do not need is computed in a model's last layer: all of its keys
 # and values, but queries, and whatever follows attention, at these positions alone.
-LAST = slice(-1, None)
+LAST, ALL = slice(-1, None), slice(None)
 
 
 class Cache(Protocol):
@@ -104,8 +107,22 @@ class LayerNorm(nn.Module):
             weight, bias = weight[0], None if bias is None else bias[0]
         if weight.dim() == 1:
             return F.layer_norm(x, x.shape[-1:], weight, bias, eps=LAYER_NORM_EPS)
+        eager_training = x.device.type == "cuda" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        kernels = fused_norm() if eager_training else None
+        if kernels is not None and x.dtype in kernels.DTYPES:
+            dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+            return kernels.split_layer_norm(x, weight, bias, LAYER_NORM_EPS, dtype)
         y = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS) * per_split(weight, x)
         return y if bias is None else y + per_split(bias, x)
+
+
+@functools.cache
+def fused_norm() -> ModuleType | None:
+    """krakenlm.models.fused_norm where it can be had: not without Triton, nor where a model was exported to alone."""
+    try:
+        return importlib.import_module("krakenlm.models.fused_norm")
+    except ModuleNotFoundError:
+        return None
 
 
 def per_split(parameter_ND: Tensor, x: Tensor) -> Tensor:
@@ -118,16 +135,21 @@ def split_heads(x: Tensor, heads: int, head_size: int) -> Tensor:
     return x.unflatten(-1, (heads, head_size)).transpose(-3, -2).flatten(0, -4)
 
 
+def is_all(at: slice | Tensor | None) -> bool:
+    """Whether `at` is ALL. Compilers tell neither the identity of slices nor their equality."""
+    return isinstance(at, slice) and at.start is None and at.stop is None and at.step is None
+
+
 def wanted(at: slice | Tensor, length: int) -> slice | Tensor:
     """`at`, or ALL itself where it names every one of `length` positions in order."""
-    if at is ALL or (at is LAST and length > 1):  # a compiler that cannot look into a slice need not
+    if not isinstance(at, slice) or is_all(at):
         return at
-    return ALL if isinstance(at, slice) and at.indices(length) == (0, length, 1) else at
+    return ALL if at.indices(length) == (0, length, 1) else at
 
 
 def places(at: slice | Tensor, length: int, device: torch.device) -> Tensor | None:
     """`at` as positions (P,) of `length`, or None where they are the last ones in order."""
-    if at is ALL or at is LAST:
+    if is_all(at):
         return None
     if not isinstance(at, slice):
         return at % length
@@ -241,7 +263,7 @@ class Attention(nn.Module):
         # A cache keeps heads as they are.
         wide = aligned(self.head_size, x, HEAD) if cache is None else self.head_size
         padding = None if wide == self.head_size else (self.head_size, wide)
-        if at is ALL:
+        if is_all(at):
             q, kv = self.qkv(x, out=padding).split([self.heads * wide, 2 * self.heads * wide], dim=-1)
         else:
             attended = self.heads * self.head_size

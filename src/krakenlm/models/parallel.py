@@ -35,7 +35,7 @@ class Layer(nn.Module):
 
     def forward(self, x_BTD: Tensor, cache: Cache | None, index: int, at: slice | Tensor) -> Tensor:
         y_BTD, width = self.norm(x_BTD), self.attended
-        if at is ALL:
+        if blocks.is_all(at):
             q, kv, up = self.qkv_up(y_BTD).tensor_split([width, 3 * width], dim=-1)
         else:
             q, up = (self.qkv_up(y_BTD[:, at], rows) for rows in (slice(0, width), slice(3 * width, None)))

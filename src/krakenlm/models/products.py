@@ -16,9 +16,6 @@ from torch.nn import functional as F
 ALIGNMENT, TILE, HEAD = {"cuda": 8}, 64, 8
 MANY_ROWS = 128
 
-# All rows of a weight.
-ALL = slice(None)
-
 
 class Linear(nn.Module):
     """Product with one matrix, or with one matrix per split at once.
@@ -35,7 +32,7 @@ class Linear(nn.Module):
     def forward(
         self,
         x: Tensor,
-        rows: slice = ALL,
+        rows: slice | None = None,
         out: tuple[int, int] | None = None,
         into: tuple[int, int] | None = None,
         tile: int = TILE,
@@ -48,7 +45,7 @@ class Linear(nn.Module):
             tile: see `product`.
         """
         weight, bias = self.weight, self.bias
-        if rows is not ALL:
+        if rows is not None:
             weight, bias = weight[..., rows, :], None if bias is None else bias[..., rows]
         if out is not None:
             weight, bias = widened(autocast(weight), -2, *out), None if bias is None else widened(bias, -1, *out)

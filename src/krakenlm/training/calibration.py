@@ -45,7 +45,7 @@ def training_rate(sizes: Mapping, recipe: Recipe) -> float:
     Raises:
         InputError: the recipe trains on GPUs, and there is none.
     """
-    from krakenlm.training.module import adamw, next_token_loss
+    from krakenlm.training.module import adamw, training_loss
     from krakenlm.training.trainer import reproducible
 
     if recipe.gpus and not torch.cuda.is_available():
@@ -56,14 +56,12 @@ def training_rate(sizes: Mapping, recipe: Recipe) -> float:
     device = torch.device("cuda" if recipe.gpus else "cpu")
     with reproducible(recipe):
         network = models.build(sizes).to(device)
-        if recipe.compile:
-            network.compile()
-        optimizer = adamw(network, recipe)
+        optimizer, loss_of = adamw(network, recipe), training_loss(recipe)
         windows_BW = torch.randint(sizes["vocab_size"], (recipe.micro_batch, sizes["block_size"] + 1), device=device)
 
         def micro_batch() -> None:
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"):
-                loss = next_token_loss(network, windows_BW)
+                loss = loss_of(network, windows_BW)
             loss.backward()
 
         def update() -> None:

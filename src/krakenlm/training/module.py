@@ -1,5 +1,6 @@
 """The Lightning module: loss, optimizer, schedule, clipping."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -16,6 +17,13 @@ def next_token_loss(network: Any, windows_BW: Tensor) -> Tensor:
     """Mean cross-entropy in nats over all positions of windows of T + 1 tokens; `network` maps (B, T) to (B, T, V)."""
     logits_BTV = network(windows_BW[:, :-1])
     return nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), windows_BW[:, 1:].flatten())
+
+
+def training_loss(recipe: Recipe) -> Callable[[Any, Tensor], Tensor]:
+    """`next_token_loss`; where the recipe says so compiled, the network within, so that no float32 copy of the logits,
+    which are most of a small model's activations, is ever written.
+    """
+    return torch.compile(next_token_loss) if recipe.compile else next_token_loss
 
 
 def adamw(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -42,6 +50,7 @@ class LanguageModel(L.LightningModule):
     def __init__(self, network: nn.Module, recipe: Recipe, seed: int) -> None:
         super().__init__()
         self.network, self.recipe, self.seed = network, recipe, seed
+        self.loss = training_loss(recipe)
         self.pending: list[Tensor] = []
         self.micro_losses: list[Tensor] = []
 
@@ -54,7 +63,7 @@ class LanguageModel(L.LightningModule):
         torch.manual_seed(np.random.Philox(key=np.array([self.seed, place], dtype=np.uint64)).random_raw())
 
     def training_step(self, windows_BW: Tensor, batch_idx: int) -> Tensor:
-        loss = next_token_loss(self.network, windows_BW)
+        loss = self.loss(self.network, windows_BW)
         self.micro_losses.append(loss.detach())
         return loss
 
@@ -85,8 +94,8 @@ class LanguageModel(L.LightningModule):
         for first in range(0, len(starts_B), self.recipe.micro_batch):
             windows_BW = gather(tokens, starts_B[first : first + self.recipe.micro_batch], block_size).to(self.device)
             with self.trainer.precision_plugin.val_step_context():
-                # `forward` goes past a compiled call: the last batch is smaller and would be compiled anew.
-                loss = next_token_loss(self.network.forward, windows_BW)
+                # Not compiled: the last batch is smaller and would be compiled anew.
+                loss = next_token_loss(self.network, windows_BW)
             total += torch.stack([loss.double() * len(windows_BW), loss.new_tensor(len(windows_BW)).double()])
         self.network.train()
         total = self.trainer.strategy.reduce(total, reduce_op="sum")

@@ -64,8 +64,6 @@ def train(
     with reproducible(settings), quiet(), explaining_memory(model_config, settings):
         torch.manual_seed(seed)  # on the CPU and before any device is known, so devices do not change the weights
         network = models.build(model_config)
-        if settings.compile:
-            network.compile()
         module = LanguageModel(network, settings, seed)
         record = Record(settings, model_config, splits["val"], checkpoints)
         callbacks = [
