@@ -22,6 +22,7 @@ from krakenlm.models import build, save_model
 from krakenlm.models.blocks import LAST
 from krakenlm.models.collectives import ALONE
 from krakenlm.models.importing import gpt2_sizes, gpt2_weights
+from krakenlm.models.products import pack
 
 CONTEXTS, RUNS, WARMUP = (128, 512), 20, 2
 
@@ -61,7 +62,7 @@ def models_of_equal_weights(folder: Path) -> tuple[torch.nn.Module, torch.nn.Mod
     module.load_state_dict(gpt2_weights(folder, theirs.transformer.state_dict(), sizes))
     save_model(module, folder / "model")
     write_shards(folder / "model", folder / "shards", 1)
-    return theirs, load_rank(folder / "shards", 0, 1)
+    return theirs, pack(load_rank(folder / "shards", 0, 1))
 
 
 if __name__ == "__main__":

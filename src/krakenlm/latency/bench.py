@@ -27,6 +27,7 @@ from krakenlm.latency.statistics import Watch
 from krakenlm.latency.turns import wait_for_ranks
 from krakenlm.models.blocks import causal_attention, gelu, split_heads
 from krakenlm.models.collectives import Collectives
+from krakenlm.models.products import packable, packed, packed_product
 
 # The grid. A head's product has one row and many columns. GPUs take larger shapes in the time of a CPU's.
 ROWS, WIDTHS, HEAD = (1, 16, 64, 128, 256, 512, 1024, 2048), (64, 256, 512, 1024, 2048, 4096, 8192), 32768
@@ -46,6 +47,7 @@ RUN, RUN_SECONDS, RUNS = 12, 0.5, (3, 15)
 BESIDE_RUNS = 24  # of a sum beside products
 SKEW_PRODUCTS, SKEW_SUMS, SKEW_RUNS = (2, 16), 12, 15  # products between two sums, few and many; sums of a run, runs
 DIFFERENCES = 3  # of which the middle one counts
+UNCACHED_BYTES = 128 * 2**20  # of packed weights in turn
 POOL_BYTES = 512 * 2**20  # of memory that weights are taken from in turn: more than caches hold
 # A model whose arithmetic takes next to no time.
 TINY = {"architecture": "standard", "n_layer": 8, "width": 32, "n_head": 2, "vocab_size": 64, "block_size": 8}
@@ -166,8 +168,18 @@ class Bench:
         for m, n, k in shapes:
             if 2 * m * n * k <= self.most_flops and 2 * n * k <= len(self.pool):
                 x = torch.randn(1, m, k, device=self.device, dtype=self.dtype)
-                points.append([m, n, k, self.mean(lambda x=x, n=n, k=k: F.linear(x, self.weight(n, k)))])
+                points.append([m, n, k, self.mean(self.product(x, n))])
         return {"product": points}
+
+    def product(self, x: Tensor, n: int) -> Callable[[], Tensor]:
+        """x (1, M, K) times a weight (n, K) as the engine has it, another one than the call before."""
+        k = x.shape[-1]
+        # An engine's head, whose weight is the embedding, is not packed.
+        if n == HEAD or not packable(self.weight(n, k)):
+            return lambda: F.linear(x, self.weight(n, k))
+        count = 2 + UNCACHED_BYTES // (n * k * x.itemsize)
+        weights = itertools.cycle([packed(self.weight(n, k)) for _ in range(count)])
+        return lambda: packed_product(x, next(weights), None)
 
     def attention(self) -> dict[str, list]:
         """[batch, context, heads, head_size, seconds] each, of a whole prompt (attention_prefill), and of one token to

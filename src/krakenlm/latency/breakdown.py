@@ -47,9 +47,9 @@ class Labels(TorchFunctionMode):
     def part_of(self, name: str, args: tuple) -> str | None:
         """As krakenlm.latency.simulate.part_of says of what was traced; None for what is neither of them."""
         if name in PRODUCTS:
-            of_head = any(
-                isinstance(each, Tensor) and self.owners.get(storage_of(each)) == "embedding" for each in args
-            )
+            # A packed weight has no storage to know it by, and is not the head's.
+            tensors = [each for each in args if isinstance(each, Tensor) and not each.is_mkldnn]
+            of_head = any(self.owners.get(storage_of(each)) == "embedding" for each in tensors)
             return "lm_head" if of_head else "gemm"
         if name == ATTENTION:
             return "attention"

@@ -19,6 +19,7 @@ from krakenlm.latency.statistics import Watch, drift
 from krakenlm.latency.turns import INTERLEAVE, wait_for_ranks
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.collectives import ALONE, Collectives
+from krakenlm.models.products import pack
 from krakenlm.text.store import TokenStore
 from krakenlm.values import Count, Natural
 
@@ -114,7 +115,7 @@ def measure_on_rank(
 ) -> dict:
     """Body of one rank: every engine's generation, compared by rank 0 with the whole model's; then the timing."""
     prompts_BT = torch.tensor(prompts, device=device)
-    engines = [load_rank(shards, comm.rank, comm.world, device) for _, shards in entries]
+    engines = [pack(load_rank(shards, comm.rank, comm.world, device)) for _, shards in entries]
     rows = []
     for engine, (model, _) in zip(engines, entries, strict=True):
         sharded = sequences(engine, prompts_BT, new_tokens, comm)

@@ -24,7 +24,7 @@ from krakenlm.inference.generate import likeliest
 from krakenlm.models.blocks import LAST, Config
 from krakenlm.models.collectives import WORLD, Done, Group
 
-PRODUCTS = ("linear", "matmul", "mm", "bmm")
+PRODUCTS = ("linear", "matmul", "mm", "bmm", "_linear_pointwise")  # the last one of packed weights
 ATTENTION = "scaled_dot_product_attention"
 NORMS = ("layer_norm", "rms_norm")
 # Elementwise functions, whose result has the shape of their arguments broadcast. Meta kernels would find it too, but

@@ -32,6 +32,7 @@ from krakenlm.latency.turns import INTERLEAVE, interleave
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.blocks import LAST, Config
 from krakenlm.models.collectives import Collectives
+from krakenlm.models.products import pack
 from krakenlm.models.sizing import kv_bytes_per_token, parameter_count, rank_parameter_count, sizes_of
 from krakenlm.progress import Progress
 from krakenlm.values import Count, Counts, Dtype, Names, Natural, Share
@@ -335,7 +336,7 @@ def random_modules(
     for each in timed:
         config = models.config_from_dict(each["sizes"] | {"n_layer": layers})
         if config not in drawn:
-            drawn[config] = random_rank(config, comm.rank, comm.world, seed, device, dtype)
+            drawn[config] = pack(random_rank(config, comm.rank, comm.world, seed, device, dtype))
         module = copy.copy(drawn[config])
         if each["chunks"] > 1:
             module.chunks = each["chunks"]

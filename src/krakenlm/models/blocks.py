@@ -256,14 +256,15 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, head_size: int, splits: int | None = None, bias: bool = False) -> None:
         super().__init__()
         self.heads, self.head_size = heads, head_size
-        self.qkv = Linear(width, 3 * heads * head_size, splits, bias)
+        attended = heads * head_size
+        self.qkv = Linear(width, 3 * attended, splits, bias, parts=(attended, 2 * attended))
         self.out = Linear(heads * head_size, width, splits, bias)
 
     def forward(self, x: Tensor, cache: Cache | None, layer: int, at: slice | Tensor = ALL) -> Tensor:
         # A cache keeps heads as they are.
         wide = aligned(self.head_size, x, HEAD) if cache is None else self.head_size
         padding = None if wide == self.head_size else (self.head_size, wide)
-        if is_all(at):
+        if is_all(at) and not self.qkv.packed:
             q, kv = self.qkv(x, out=padding).split([self.heads * wide, 2 * self.heads * wide], dim=-1)
         else:
             attended = self.heads * self.head_size

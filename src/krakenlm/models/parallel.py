@@ -30,12 +30,13 @@ class Layer(nn.Module):
         self.heads = config.n_head // world
         self.attended, hidden = config.width // world, FFN_EXPANSION * config.width // world
         self.norm = LayerNorm(config.width, bias=config.bias)
-        self.qkv_up = Linear(config.width, 3 * self.attended + hidden, bias=config.bias)
+        parts = (self.attended, 2 * self.attended, hidden)
+        self.qkv_up = Linear(config.width, sum(parts), bias=config.bias, parts=parts)
         self.out = Linear(self.attended + hidden, config.width, bias=config.bias)
 
     def forward(self, x_BTD: Tensor, cache: Cache | None, index: int, at: slice | Tensor) -> Tensor:
         y_BTD, width = self.norm(x_BTD), self.attended
-        if blocks.is_all(at):
+        if blocks.is_all(at) and not self.qkv_up.packed:
             q, kv, up = self.qkv_up(y_BTD).tensor_split([width, 3 * width], dim=-1)
         else:
             q, up = (self.qkv_up(y_BTD[:, at], rows) for rows in (slice(0, width), slice(3 * width, None)))

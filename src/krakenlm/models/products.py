@@ -15,6 +15,8 @@ from torch.nn import functional as F
 # (docs/benchmarks.md, one H100). It pays where many rows share the padded weights.
 ALIGNMENT, TILE, HEAD = {"cuda": 8}, 64, 8
 MANY_ROWS = 128
+# Of a weight that is worth packing for a CPU: below, calling the packed product takes longer than it saves.
+PACKED = 2**18
 
 
 class Linear(nn.Module):
@@ -23,8 +25,18 @@ class Linear(nn.Module):
     weight: (E, D), or (N, E, D) with splits; bias: (E,) or (N, E). Maps x_BTD to x_BTE, or x_NBTD to x_NBTE.
     """
 
-    def __init__(self, width_in: int, width_out: int, splits: int | None = None, bias: bool = False) -> None:
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        splits: int | None = None,
+        bias: bool = False,
+        parts: tuple[int, ...] | None = None,
+    ) -> None:
+        """`parts`: how many rows, one after another, may be asked for by themselves; by default all or none."""
         super().__init__()
+        self.parts = parts or (width_out,)
+        self.packed: dict[tuple[int, int], Tensor] = {}
         stacked = () if splits is None else (splits,)
         self.weight = nn.Parameter(torch.empty(*stacked, width_out, width_in))
         self.bias = nn.Parameter(torch.empty(*stacked, width_out)) if bias else None
@@ -45,6 +57,9 @@ class Linear(nn.Module):
             tile: see `product`.
         """
         weight, bias = self.weight, self.bias
+        if self.packed:
+            start, stop, _ = (rows or slice(None)).indices(weight.shape[-2])
+            return packed_product(x, self.packed[start, stop], None if bias is None else bias[..., start:stop])
         if rows is not None:
             weight, bias = weight[..., rows, :], None if bias is None else bias[..., rows]
         if out is not None:
@@ -52,6 +67,42 @@ class Linear(nn.Module):
         if into is not None:
             weight = widened(autocast(weight), -1, *into)
         return product(x, weight, bias, tile)
+
+    def pack(self) -> None:
+        """Give the weight up for its parts in the layout in which a CPU's products read them, where that is faster."""
+        if not packable(self.weight):
+            return
+        weight_ED, stop = self.weight.flatten(0, -2), 0
+        for rows in self.parts:
+            start, stop = stop, stop + rows
+            self.packed[start, stop] = packed(weight_ED[start:stop])
+        self.weight = nn.Parameter(torch.empty_like(self.weight, device="meta"), requires_grad=False)
+
+
+def pack(module: nn.Module) -> nn.Module:
+    """The module, its products' weights packed: from here on it computes, and its weights are not asked for."""
+    for each in module.modules():
+        if isinstance(each, Linear):
+            each.pack()
+    return module
+
+
+def packable(weight: Tensor) -> bool:
+    """Whether a weight (E, D), or (1, E, D), is one that `packed` makes faster."""
+    one = weight.dim() == 2 or len(weight) == 1
+    fit = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= PACKED
+    return one and fit and torch.backends.mkldnn.is_available()
+
+
+def packed(weight_ED: Tensor) -> Tensor:
+    """The weight in oneDNN's own layout, which it would otherwise bring it into at every product."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight_ED.contiguous(), None)
+
+
+def packed_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (..., D) times the transposed packed weight (E, D), plus the bias (E,) or (1, E)."""
+    bias = None if bias is None else bias.flatten()
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def autocast(tensor: Tensor) -> Tensor:
