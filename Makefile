@@ -29,6 +29,8 @@ test-slurm: install
 	$(ACTIVATE) && python -m pytest -m slurm -s tests/slurm
 
 test-gpu: install
+	@$(ACTIVATE) && python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  { echo "make: expected an NVIDIA GPU, found none" >&2; exit 2; }
 	$(ACTIVATE) && python -m pytest -m gpu tests/gpu
 
 lint: install

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -78,6 +79,7 @@ def off(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, floa
 
 def worst(differences: dict[str, float]) -> tuple[float, str]:
     """The largest difference and whose it is."""
+    assert all(map(math.isfinite, differences.values())), differences
     return max((each, name) for name, each in differences.items())
 
 

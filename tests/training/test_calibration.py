@@ -1,6 +1,9 @@
 """The rate of a short training: as a training does it."""
 
+import functools
+
 import torch
+from torch._dynamo.utils import counters
 
 from krakenlm.training import calibration, module
 from krakenlm.training.recipe import Recipe
@@ -25,3 +28,13 @@ def test_every_update_sees_the_gradients_of_its_own_micro_batches_alone(paper, m
     assert recipe.accumulation == 2
     assert len(backwards) == 2 * len(seen) > 0
     assert set(map(float, seen)) == {2.0}  # each backward pass adds 1
+
+
+def test_however_many_models_are_measured_each_is_compiled(paper, monkeypatch):
+    cpu = {"gpus": 0, "precision": "32-true", "batch_sequences": 4, "micro_batch": 4}
+    recipe = Recipe.from_dict(paper | cpu | {"compile": True})
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    for width in range(8, 88, 8):
+        counters.clear()
+        calibration.training_rate(SIZES | {"width": width}, recipe)
+        assert counters["stats"]["unique_graphs"] == 1, width

@@ -8,7 +8,11 @@ it is an ordinary layer on x_BTD.
 import functools
 import importlib
 import math
+import os
+import shutil
+import sysconfig
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -109,7 +113,7 @@ class LayerNorm(nn.Module):
             return F.layer_norm(x, x.shape[-1:], weight, bias, eps=LAYER_NORM_EPS)
         eager_training = x.device.type == "cuda" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         kernels = fused_norm() if eager_training else None
-        if kernels is not None and x.dtype in kernels.DTYPES:
+        if kernels is not None and x.dtype in kernels.DTYPES and x.numel():
             dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
             return kernels.split_layer_norm(x, weight, bias, LAYER_NORM_EPS, dtype)
         y = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS) * per_split(weight, x)
@@ -118,7 +122,13 @@ class LayerNorm(nn.Module):
 
 @functools.cache
 def fused_norm() -> ModuleType | None:
-    """krakenlm.models.fused_norm where it can be had: not without Triton, nor where a model was exported to alone."""
+    """krakenlm.models.fused_norm where it can be had.
+
+    Not without Triton, which compiles with a C compiler and Python's headers, nor where a model was exported to alone.
+    """
+    compiler = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("clang")
+    if compiler is None or not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return None
     try:
         return importlib.import_module("krakenlm.models.fused_norm")
     except ModuleNotFoundError:
@@ -262,7 +272,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None, layer: int, at: slice | Tensor = ALL) -> Tensor:
         # A cache keeps heads as they are.
-        wide = aligned(self.head_size, x, HEAD) if cache is None else self.head_size
+        wide = aligned(self.head_size, x, self.qkv.weight, HEAD) if cache is None else self.head_size
         padding = None if wide == self.head_size else (self.head_size, wide)
         if is_all(at) and not self.qkv.packed:
             q, kv = self.qkv(x, out=padding).split([self.heads * wide, 2 * self.heads * wide], dim=-1)
@@ -284,7 +294,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.down.weight.shape[-1]
-        wide = aligned(hidden, x)
+        wide = aligned(hidden, x, self.up.weight)
         padding = None if wide == hidden else (hidden, wide)
         return self.down(gelu(self.up(x, out=padding)), into=padding)
 

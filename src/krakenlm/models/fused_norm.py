@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ELEMENTS = 2048  # of a tile in the backward: rows side by side times their padded width
@@ -85,15 +86,17 @@ class SplitLayerNorm(torch.autograd.Function):
         y_NRD = torch.empty(x_NRD.shape, dtype=dtype, device=x_NRD.device)
         mean, rstd = torch.empty(2, splits * rows, dtype=torch.float32, device=x_NRD.device)
         block = triton.next_power_of_2(width)
-        forward_kernel[(splits * rows,)](
-            x_NRD, weight, bias, y_NRD, mean, rstd, rows, width, x_NRD.stride(0), eps,
-            HAS_BIAS=bias is not None, BLOCK=block, num_warps=4,
-        )  # fmt: skip
+        with torch.cuda.device_of(x_NRD):  # Triton starts kernels on the current device
+            forward_kernel[(splits * rows,)](
+                x_NRD, weight, bias, y_NRD, mean, rstd, rows, width, x_NRD.stride(0), eps,
+                HAS_BIAS=bias is not None, BLOCK=block, num_warps=4,
+            )  # fmt: skip
         ctx.save_for_backward(x_NRD, weight, mean, rstd)
         ctx.has_bias = bias is not None
         return y_NRD
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy_NRD: Tensor) -> tuple[Tensor | None, ...]:
         x_NRD, weight_ND, mean, rstd = ctx.saved_tensors
         splits, rows, width = x_NRD.shape
@@ -104,10 +107,11 @@ class SplitLayerNorm(torch.autograd.Function):
         rows_each = -(-rows // max(1, PROGRAMS // splits) // side_by_side) * side_by_side
         parts = -(-rows // rows_each)
         sums = torch.empty(2 if ctx.has_bias else 1, splits, parts, width, dtype=torch.float32, device=x_NRD.device)
-        backward_kernel[(parts, splits)](
-            dy_NRD, x_NRD, weight_ND, mean, rstd, dx_NRD, sums[0], sums[-1], rows, width, x_NRD.stride(0),
-            ROWS_EACH=rows_each, ROWS=side_by_side, HAS_BIAS=ctx.has_bias, BLOCK=block, num_warps=8,
-        )  # fmt: skip
+        with torch.cuda.device_of(x_NRD):
+            backward_kernel[(parts, splits)](
+                dy_NRD, x_NRD, weight_ND, mean, rstd, dx_NRD, sums[0], sums[-1], rows, width, x_NRD.stride(0),
+                ROWS_EACH=rows_each, ROWS=side_by_side, HAS_BIAS=ctx.has_bias, BLOCK=block, num_warps=8,
+            )  # fmt: skip
         dweight_ND, *dbias_ND = sums.sum(2).to(weight_ND.dtype)
         return dx_NRD, dweight_ND, dbias_ND[0] if dbias_ND else None, None, None
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 # Sizes that suit a GPU. Where rows are no multiple of 16 bytes, 8 elements of 16 bits, cuBLAS reaches a third of the
 # rate that it has for them padded with zeros, and for a multiple of 64 a tenth more than for one of 8. Attention pads
-# heads to a multiple of 8 by itself, but copies q, k and v for it, and leaves out its fastest kernel
-# (docs/benchmarks.md, one H100). It pays where many rows share the padded weights.
+# heads to a multiple of 8 by itself, but copies q, k and v for it, and leaves out cuDNN's kernel, most often the
+# fastest (docs/benchmarks.md, one H100). It pays where many rows share the padded weights; how many is a guess.
 ALIGNMENT, TILE, HEAD = {"cuda": 8}, 64, 8
 MANY_ROWS = 128
 # Of a weight that is worth packing for a CPU: below, calling the packed product takes longer than it saves.
@@ -120,10 +120,11 @@ def widened(tensor: Tensor, dim: int, size: int, wide: int) -> Tensor:
     return blocks.flatten(dim - 1, dim)
 
 
-def aligned(size: int, x: Tensor, tile: int = TILE) -> int:
-    """The size that products of x on its device should have in place of `size`."""
+def aligned(size: int, x: Tensor, weight: Tensor, tile: int = TILE) -> int:
+    """The size that products of x with `weight` should have on its device in place of `size`."""
     step = ALIGNMENT.get(x.device.type)
-    if step is None or x.numel() < MANY_ROWS * x.shape[-1]:
+    weights = len(weight) if weight.dim() == 3 else 1
+    if step is None or x.numel() < MANY_ROWS * x.shape[-1] * weights:
         return size
     # What a compiler pads it writes so in the first place.
     if size % (tile if torch.compiler.is_compiling() else step) == 0:
@@ -140,7 +141,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, tile: int = T
         tile: what a compiler pads D to a multiple of. Where x is no compiler's own work padding it copies it.
     """
     width_out, width_in = weight.shape[-2:]
-    more_out, more_in = aligned(width_out, x) - width_out, aligned(width_in, x, tile) - width_in
+    more_out = aligned(width_out, x, weight) - width_out
+    more_in = aligned(width_in, x, weight, tile) - width_in
     if not (more_out or more_in):
         return plain_product(x, weight, bias)
     if more_in:  # padding by nothing is a copy

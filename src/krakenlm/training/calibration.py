@@ -54,6 +54,7 @@ def training_rate(sizes: Mapping, recipe: Recipe) -> float:
             "out and state a share of the peak"
         )
     device = torch.device("cuda" if recipe.gpus else "cpu")
+    torch.compiler.reset()  # of one function PyTorch compiles eight models, and runs any other eager
     with reproducible(recipe):
         network = models.build(sizes).to(device)
         optimizer, loss_of = adamw(network, recipe), training_loss(recipe)
