@@ -21,6 +21,7 @@ ROWS = {
     "ladder": {"architecture": "ladder", "bias": True},
     "kraken-1way": {"architecture": "kraken", "degree": 1, "bias": True},
     "kraken-2way": {"architecture": "kraken", "degree": 2},
+    "kraken-4way": {"architecture": "kraken", "degree": 4, "bias": True},
 }
 
 
@@ -67,9 +68,7 @@ def test_a_packed_module_has_no_weight_twice_and_counts_as_before():
     assert [list(each.packed) for each in linears[:2]] == [[(0, 64), (64, 192)], [(0, 64)]]
 
 
-def test_splits_of_one_rank_small_weights_and_other_types_stay_as_they_are(monkeypatch):
-    several = pack(drawn("kraken-2way"))
-    assert not any(each.packed for each in several.modules() if isinstance(each, Linear))
+def test_small_weights_and_other_types_stay_as_they_are(monkeypatch):
     half = pack(drawn("standard").to(torch.bfloat16))
     assert not any(each.packed for each in half.modules() if isinstance(each, Linear))
     monkeypatch.setattr(products, "PACKED", 10**6)

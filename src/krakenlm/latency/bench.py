@@ -179,7 +179,7 @@ class Bench:
             return lambda: F.linear(x, self.weight(n, k))
         count = 2 + UNCACHED_BYTES // (n * k * x.itemsize)
         weights = itertools.cycle([packed(self.weight(n, k)) for _ in range(count)])
-        return lambda: packed_product(x, next(weights), None)
+        return lambda: packed_product(x, [next(weights)], None)
 
     def attention(self) -> dict[str, list]:
         """[batch, context, heads, head_size, seconds] each, of a whole prompt (attention_prefill), and of one token to

@@ -36,7 +36,7 @@ class Linear(nn.Module):
         """`parts`: how many rows, one after another, may be asked for by themselves; by default all or none."""
         super().__init__()
         self.parts = parts or (width_out,)
-        self.packed: dict[tuple[int, int], Tensor] = {}
+        self.packed: dict[tuple[int, int], list[Tensor]] = {}
         stacked = () if splits is None else (splits,)
         self.weight = nn.Parameter(torch.empty(*stacked, width_out, width_in))
         self.bias = nn.Parameter(torch.empty(*stacked, width_out)) if bias else None
@@ -72,10 +72,10 @@ class Linear(nn.Module):
         """Give the weight up for its parts in the layout in which a CPU's products read them, where that is faster."""
         if not packable(self.weight):
             return
-        weight_ED, stop = self.weight.flatten(0, -2), 0
+        weight_NED, stop = self.weight.unflatten(0, (1, -1)) if self.weight.dim() == 2 else self.weight, 0
         for rows in self.parts:
             start, stop = stop, stop + rows
-            self.packed[start, stop] = packed(weight_ED[start:stop])
+            self.packed[start, stop] = [packed(weight_ED[start:stop]) for weight_ED in weight_NED]
         self.weight = nn.Parameter(torch.empty_like(self.weight, device="meta"), requires_grad=False)
 
 
@@ -88,10 +88,11 @@ def pack(module: nn.Module) -> nn.Module:
 
 
 def packable(weight: Tensor) -> bool:
-    """Whether a weight (E, D), or (1, E, D), is one that `packed` makes faster."""
-    one = weight.dim() == 2 or len(weight) == 1
-    fit = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= PACKED
-    return one and fit and torch.backends.mkldnn.is_available()
+    """Whether a weight (E, D), or those of splits (N, E, D), are ones that `packed` makes faster."""
+    large = weight.shape[-2:].numel() >= PACKED
+    return (
+        large and weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    )
 
 
 def packed(weight_ED: Tensor) -> Tensor:
@@ -99,10 +100,14 @@ def packed(weight_ED: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight_ED.contiguous(), None)
 
 
-def packed_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., D) times the transposed packed weight (E, D), plus the bias (E,) or (1, E)."""
-    bias = None if bias is None else bias.flatten()
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def packed_product(x: Tensor, weights: list[Tensor], bias: Tensor | None) -> Tensor:
+    """x times the transposed packed weight (E, D), plus the bias; of N splits one after another."""
+    if len(weights) == 1:
+        bias = None if bias is None else bias.flatten()
+        return torch.ops.mkldnn._linear_pointwise(x, weights[0], bias, "none", [], "")
+    biases = [None] * len(weights) if bias is None else list(bias)
+    # Of packed weights there is no batched product.
+    return torch.stack([packed_product(*split) for split in zip(x, [[each] for each in weights], biases, strict=True)])
 
 
 def autocast(tensor: Tensor) -> Tensor:
