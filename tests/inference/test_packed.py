@@ -93,3 +93,18 @@ def test_packed_products_are_products_to_the_profiler():
     with Noting(module):
         module(torch.zeros(1, 9, dtype=torch.int64))
     assert seen.count(("_linear_pointwise", "gemm")) == 3 * 5  # q, and k with v, apart
+
+
+def test_packing_keeps_no_graph_and_what_would_bring_other_weights_is_refused():
+    module, other = drawn("standard").requires_grad_(), drawn("standard")
+    pack(pack(module))
+    assert not any(part.requires_grad for each in module.modules() if isinstance(each, Linear)
+                   for parts in each.packed.values() for part in parts)  # fmt: skip
+    for attempt in (
+        lambda: module.load_state_dict(other.state_dict(), assign=True),
+        lambda: module.to(torch.bfloat16),
+        lambda: module.to_empty(device="cpu"),
+        module.state_dict,
+    ):
+        with pytest.raises(ValueError, match="do so before `pack`"):
+            attempt()

@@ -68,9 +68,10 @@ class Linear(nn.Module):
             weight = widened(autocast(weight), -1, *into)
         return product(x, weight, bias, tile)
 
+    @torch.no_grad()
     def pack(self) -> None:
         """Give the weight up for its parts in the layout in which a CPU's products read them, where that is faster."""
-        if not packable(self.weight):
+        if self.packed or not packable(self.weight):
             return
         weight_NED, stop = self.weight.unflatten(0, (1, -1)) if self.weight.dim() == 2 else self.weight, 0
         for rows in self.parts:
@@ -78,9 +79,28 @@ class Linear(nn.Module):
             self.packed[start, stop] = [packed(weight_ED[start:stop]) for weight_ED in weight_NED]
         self.weight = nn.Parameter(torch.empty_like(self.weight, device="meta"), requires_grad=False)
 
+    def refuse_packed(self) -> None:
+        if self.packed:
+            raise ValueError("packed weights can neither be moved, converted, loaded nor saved; do so before `pack`")
+
+    def _apply(self, *arguments: Any, **named: Any) -> "Linear":
+        self.refuse_packed()
+        return super()._apply(*arguments, **named)
+
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        self.refuse_packed()
+        super()._load_from_state_dict(*arguments, **named)
+
+    def _save_to_state_dict(self, *arguments: Any, **named: Any) -> None:
+        self.refuse_packed()
+        super()._save_to_state_dict(*arguments, **named)
+
 
 def pack(module: nn.Module) -> nn.Module:
-    """The module, its products' weights packed: from here on it computes, and its weights are not asked for."""
+    """The module, its products' weights packed: from here on it computes, without gradients.
+
+    Moving, converting, loading or saving it raises ValueError.
+    """
     for each in module.modules():
         if isinstance(each, Linear):
             each.pack()
