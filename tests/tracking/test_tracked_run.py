@@ -143,6 +143,7 @@ def test_a_resumed_offline_run_leaves_out_the_metrics_that_its_first_part_has(tm
     with open_run(tmp_path, mode="offline") as run:
         run.log({"train/loss": 3.0}, step=10)
         run.log({"train/loss": 2.0}, step=20)
+    tear_down()  # as the end of a process does, before another resumes the run
     with open_run(tmp_path, mode="offline") as run:
         run.log({"train/loss": 3.0}, step=10)
         run.log({"train/loss": 2.0, "validation/loss": 2.5}, step=20)
