@@ -1,6 +1,7 @@
 """A description that is measured here: what is made of measurements, and small ones of every kind."""
 
 import itertools
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -123,7 +124,9 @@ def small_grid(monkeypatch):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_every_kernel_on_the_grid_is_measured(small_grid, ranks):
+def test_every_kernel_on_the_grid_is_measured(small_grid, ranks, monkeypatch):
+    # A single run of two sums on a busy machine: noise may well hide a size, which has its own test.
+    monkeypatch.setattr(bench, "beyond_noise", lambda seconds: fmean(map(abs, seconds)))
     found = bench.measure(ALONE, "cpu", "loopback", "float32") if ranks == 1 else measure_in_threads()
     sizes = {
         "product": 10,
