@@ -79,7 +79,6 @@ def model_folder(tmp_path_factory, tokenizer_json):
             else:
                 models.save_model(drawn(SIZES[name]), made[name])
                 (made[name] / "tokenizer.json").write_bytes(tokenizer_json.read_bytes())
-                (made[name] / "metrics.json").write_text("{}")
         return made[name]
 
     return make
@@ -179,7 +178,6 @@ def test_no_token_is_generated_that_the_tokenizer_does_not_have(model_folder, to
         module.norm.bias.fill_(1.0)
         module.embedding.head[VOCABULARY:] = 1.0  # ids of no token, likelier than any other
     models.save_model(module, tmp_path / "model")
-    (tmp_path / "model" / "metrics.json").write_text("{}")
     export_huggingface(tmp_path / "model", tmp_path / "out", tokenizer_json)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert model(PROMPTS).logits.argmax(-1).min() >= VOCABULARY

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from conftest import MODELS, comparison, ttft_rows
+from result_rows import MODELS, comparison, ttft_rows
 
 from krakenlm.report.claims import AGREES, DIFFERS, NOT_MEASURED, OF_ONE_RUN, TOO_SMALL, claims
 
