@@ -225,20 +225,20 @@ def attention_in_blocks(q_LHPK: Tensor, k_LHSK: Tensor, v_LHSK: Tensor, scale: f
 
 def attend(
     q: Tensor,
-    kv: Tensor,
+    k: Tensor,
+    v: Tensor,
     heads: int,
     cache: Cache | None,
     layer: int,
     at: slice | Tensor = ALL,
     scale: float | None = None,
 ) -> Tensor:
-    """Causal attention of q (L, P, H K), at positions `at`, to k and v side by side (L, T, 2 H K); (L, P, H K).
+    """Causal attention of q (L, P, H K), at positions `at`, to k and v (L, T, H K); (L, P, H K).
 
     With a cache the scale is 1 / sqrt(K), whatever `scale` says.
     """
-    width, length = q.shape[-1], kv.shape[-2]
-    q_LHPK, k_LHTK, v_LHTK = (split_heads(part, heads, width // heads) for part in (q, *kv.split(width, dim=-1)))
-    at_P = places(at, length, q.device)
+    q_LHPK, k_LHTK, v_LHTK = (split_heads(part, heads, q.shape[-1] // heads) for part in (q, k, v))
+    at_P = places(at, k.shape[-2], q.device)
     if cache is None:
         y_LHPK = causal_attention(q_LHPK, k_LHTK, v_LHTK, at_P, scale)
     else:
@@ -275,13 +275,13 @@ class Attention(nn.Module):
         wide = aligned(self.head_size, x, self.qkv.weight, HEAD) if cache is None else self.head_size
         padding = None if wide == self.head_size else (self.head_size, wide)
         if is_all(at) and not self.qkv.packed:
-            q, kv = self.qkv(x, out=padding).split([self.heads * wide, 2 * self.heads * wide], dim=-1)
+            q, k, v = self.qkv(x, out=padding).chunk(3, dim=-1)
         else:
             attended = self.heads * self.head_size
             q = self.qkv(x[..., at, :], slice(0, attended), out=padding)
-            kv = self.qkv(x, slice(attended, None), out=padding)
+            k, v = self.qkv(x, slice(attended, None), out=padding).chunk(2, dim=-1)
         scale = None if padding is None else self.head_size**-0.5
-        return self.out(attend(q, kv, self.heads, cache, layer, at, scale), into=padding, tile=HEAD)
+        return self.out(attend(q, k, v, self.heads, cache, layer, at, scale), into=padding, tile=HEAD)
 
 
 class MLP(nn.Module):

@@ -37,11 +37,11 @@ class Layer(nn.Module):
     def forward(self, x_BTD: Tensor, cache: Cache | None, index: int, at: slice | Tensor) -> Tensor:
         y_BTD, width = self.norm(x_BTD), self.attended
         if blocks.is_all(at) and not self.qkv_up.packed:
-            q, kv, up = self.qkv_up(y_BTD).tensor_split([width, 3 * width], dim=-1)
+            q, k, v, up = self.qkv_up(y_BTD).tensor_split([width, 2 * width, 3 * width], dim=-1)
         else:
             q, up = (self.qkv_up(y_BTD[:, at], rows) for rows in (slice(0, width), slice(3 * width, None)))
-            kv = self.qkv_up(y_BTD, slice(width, 3 * width))
-        attended = blocks.attend(q, kv, self.heads, cache, index, at)
+            k, v = self.qkv_up(y_BTD, slice(width, 3 * width)).chunk(2, dim=-1)
+        attended = blocks.attend(q, k, v, self.heads, cache, index, at)
         return self.out(torch.cat([attended, blocks.gelu(up)], dim=-1))
 
 
