@@ -14,7 +14,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from krakenlm.inference.cache import Cache
-from krakenlm.inference.shards import load_rank, write_shards
+from krakenlm.inference.shards import as_engine, load_rank, write_shards
 from krakenlm.latency.statistics import speedup
 from krakenlm.latency.turns import interleave
 from krakenlm.machine import keep_freed_memory
@@ -22,7 +22,6 @@ from krakenlm.models import build, save_model
 from krakenlm.models.blocks import LAST
 from krakenlm.models.collectives import ALONE
 from krakenlm.models.importing import gpt2_sizes, gpt2_weights
-from krakenlm.models.products import pack
 
 CONTEXTS, RUNS, WARMUP = (128, 512), 20, 2
 
@@ -62,7 +61,7 @@ def models_of_equal_weights(folder: Path) -> tuple[torch.nn.Module, torch.nn.Mod
     module.load_state_dict(gpt2_weights(folder, theirs.transformer.state_dict(), sizes))
     save_model(module, folder / "model")
     write_shards(folder / "model", folder / "shards", 1)
-    return theirs, pack(load_rank(folder / "shards", 0, 1))
+    return theirs, as_engine(load_rank(folder / "shards", 0, 1))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,11 @@ from krakenlm import models
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import stream_ranks
-from krakenlm.inference.shards import random_rank
+from krakenlm.inference.shards import as_engine, random_rank
 from krakenlm.latency.bandwidth import settle
 from krakenlm.latency.links import network
 from krakenlm.latency.turns import interleave
 from krakenlm.models.collectives import WORLD, Collectives, Done, Group
-from krakenlm.models.products import pack
 from krakenlm.models.sizing import sizes_of
 
 ARCHITECTURES, CONTEXTS, LINKS, RUNS, WARMUP = ("standard", "kraken"), (128, 512), ("loopback", "1gbit"), 15, 2
@@ -69,7 +68,7 @@ def on_rank(comm: Collectives, device: str, link: str) -> Iterator[dict]:
     """Body of one rank: median milliseconds of every step of every model, by context."""
     link_gbit = settle(link, comm, device)
     modules = [
-        pack(
+        as_engine(
             random_rank(
                 models.config_from_dict(sizes_of(name, 1024, 16, comm.world) | SHAPE),
                 comm.rank, comm.world, 0, device, torch.float32,

@@ -39,23 +39,29 @@ def test_damaged_json_names_the_file(tmp_path):
         files.read_json(tmp_path / "value.json")
 
 
-def hold_for_a_while(path, log):
+def hold(path, events, end):
+    events.put("arrives")
     with files.hold(path, "first"):
-        log.write_text(log.read_text() + "in ")
-        time.sleep(0.5)
-        log.write_text(log.read_text() + "out ")
+        events.put("in")
+        end.wait()
+        events.put("out")
 
 
 def test_a_second_writer_waits_for_the_first(tmp_path):
-    log = tmp_path / "log"
-    log.write_text("")
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=hold_for_a_while, args=(tmp_path / "value", log)) for _ in range(2)]
-    for writer in writers:
-        writer.start()
+    events, ends = context.SimpleQueue(), [context.Event() for _ in range(2)]
+    writers = [context.Process(target=hold, args=(tmp_path / "value", events, end)) for end in ends]
+    writers[0].start()
+    assert [events.get(), events.get()] == ["arrives", "in"]
+    writers[1].start()
+    assert events.get() == "arrives"
+    time.sleep(0.2)  # the second would be in now, if it could
+    assert events.empty()
+    for end in ends:
+        end.set()
+    assert [events.get() for _ in range(3)] == ["out", "in", "out"]
     for writer in writers:
         writer.join()
-    assert log.read_text() == "in out in out "
 
 
 def test_a_claimed_folder_refuses_a_second_claim_and_says_whose_it_is(tmp_path):

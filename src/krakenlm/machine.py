@@ -33,6 +33,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
+def return_freed_memory() -> None:
+    """Have the C library hand what this process has freed back to the kernel, once."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent ends, however that ends."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,13 +1,20 @@
 """Products with packed weights: the same logits, and the weights given up."""
 
+import multiprocessing
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from krakenlm import models
 from krakenlm.inference.cache import Cache
-from krakenlm.inference.shards import empty_rank, random_rank
+from krakenlm.inference.collectives import run_threads
+from krakenlm.inference.complete import tokens_on_rank
+from krakenlm.inference.shards import as_engine, cut_rank, empty_rank, load_rank, random_rank, write_shards
 from krakenlm.latency import breakdown
-from krakenlm.latency.ttft import CHUNKS
+from krakenlm.latency.engines import measure_on_rank
+from krakenlm.latency.ttft import CHUNKS, random_modules
 from krakenlm.models import products
 from krakenlm.models.blocks import ALL, LAST
 from krakenlm.models.collectives import ALONE
@@ -17,7 +24,7 @@ SIZES = {"n_layer": 3, "n_head": 4, "width": 64, "vocab_size": 96, "block_size":
 ROWS = {
     "standard": {"architecture": "standard"},
     "standard-chunked": {"architecture": "standard"},
-    "parallel": {"architecture": "parallel"},
+    "parallel": {"architecture": "parallel", "bias": True},
     "ladder": {"architecture": "ladder", "bias": True},
     "kraken-1way": {"architecture": "kraken", "degree": 1, "bias": True},
     "kraken-2way": {"architecture": "kraken", "degree": 2},
@@ -58,6 +65,45 @@ def test_packed_weights_give_the_logits_of_the_weights(row):
         torch.testing.assert_close(packed, plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture
+def whole(tmp_path):
+    """row -> the whole model and its folder."""
+
+    def saved(row):
+        module = drawn(row)
+        models.save_model(module, tmp_path / row)
+        return module, tmp_path / row
+
+    return saved
+
+
+@pytest.mark.parametrize("row", ["standard", "parallel", "ladder", "kraken-1way", "kraken-2way", "kraken-4way"])
+def test_two_packed_ranks_give_the_whole_models_logits(row, whole):
+    module, folder = whole(row)
+    tokens_BT = torch.randint(96, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = module(tokens_BT)
+    for logits_BTV in run_threads(2, lambda comm: as_engine(cut_rank(folder, comm.rank, 2))(tokens_BT, comm)):
+        torch.testing.assert_close(logits_BTV, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_generates_and_what_is_timed_is_packed(whole, tmp_path, monkeypatch):
+    calls = []
+    product = products.packed_product
+    monkeypatch.setattr(products, "packed_product", lambda *given: calls.append(1) or product(*given))
+    _, folder = whole("kraken-2way")
+    assert len(list(tokens_on_rank(ALONE, "cpu", str(folder), [1], 2, None, vocabulary=96))) == 2
+    generating = len(calls)
+    write_shards(folder, tmp_path / "shards", 1)
+    measure_on_rank(ALONE, "cpu", [[str(folder), str(tmp_path / "shards")]], [[1, 2]], 2, runs=1, warmup=0)
+    beside_it = len(calls)
+    timed = [{"sizes": SIZES | ROWS["kraken-2way"], "chunks": 1}]
+    (module,) = random_modules(timed, 1, ALONE, "cpu", torch.float32, 0)
+    with torch.inference_mode():
+        module(torch.zeros(1, 3, dtype=torch.int64))
+    assert 0 < generating < beside_it < len(calls)
+
+
 def test_a_packed_module_has_no_weight_twice_and_counts_as_before():
     module = drawn("kraken-1way")
     count = sum(each.numel() for each in module.parameters())
@@ -68,11 +114,46 @@ def test_a_packed_module_has_no_weight_twice_and_counts_as_before():
     assert [list(each.packed) for each in linears[:2]] == [[(0, 64), (64, 192)], [(0, 64)]]
 
 
+def resident_mb():
+    """Memory of this process, of its own and of mapped files."""
+    status = Path("/proc/self/status").read_text()
+    return sum(int(re.search(rf"{key}:\s+(\d+) kB", status)[1]) for key in ("RssAnon", "RssFile")) / 1e3
+
+
+def load_and_pack(folder, answer):
+    torch.set_num_threads(1)
+    module = load_rank(folder, 0, 1)
+    with torch.inference_mode():
+        module(torch.zeros(1, 2, dtype=torch.int64))
+        before = resident_mb()
+        as_engine(module)(torch.zeros(1, 2, dtype=torch.int64))
+    answer.put(resident_mb() - before)
+
+
+def test_an_engine_takes_no_more_memory_packed(tmp_path):
+    sizes = {"architecture": "standard", "n_layer": 8, "n_head": 8, "width": 640, "vocab_size": 8192, "block_size": 8}
+    module = random_rank(models.config_from_dict(sizes), 0, 1, 0, "cpu", torch.float32)
+    models.save_model(module, tmp_path / "model")
+    write_shards(tmp_path / "model", tmp_path / "shards", 1)
+    context = multiprocessing.get_context("spawn")
+    answer = context.SimpleQueue()
+    process = context.Process(target=load_and_pack, args=(tmp_path / "shards", answer))
+    process.start()
+    weights_mb = sum(each.nbytes for each in module.parameters()) / 1e6
+    assert answer.get() < 0.2 * weights_mb
+    process.join()
+
+
+def packed_linears(module):
+    return [name for name, each in pack(module).named_modules() if isinstance(each, Linear) and each.packed]
+
+
 def test_small_weights_and_other_types_stay_as_they_are(monkeypatch):
-    half = pack(drawn("standard").to(torch.bfloat16))
-    assert not any(each.packed for each in half.modules() if isinstance(each, Linear))
-    monkeypatch.setattr(products, "PACKED", 10**6)
-    assert not any(each.packed for each in pack(drawn("standard")).modules() if isinstance(each, Linear))
+    assert packed_linears(drawn("standard").to(torch.bfloat16)) == []
+    monkeypatch.setattr(products, "PACKED", 64 * 64 + 1)  # of q's and the output's, which are multiplied by themselves
+    assert {name.split(".", 2)[2] for name in packed_linears(drawn("standard"))} == {"mlp.up", "mlp.down"}
+    monkeypatch.setattr(products, "PACKED", 2 * 64 * 64 + 1)  # of one split's hidden layer, not of all together
+    assert packed_linears(drawn("kraken-4way")) == []
 
 
 def test_a_rank_of_one_split_is_packed():
@@ -98,6 +179,7 @@ def test_packed_products_are_products_to_the_profiler():
 def test_packing_keeps_no_graph_and_what_would_bring_other_weights_is_refused():
     module, other = drawn("standard").requires_grad_(), drawn("standard")
     pack(pack(module))
+    assert not any(each.requires_grad for each in module.parameters())
     assert not any(part.requires_grad for each in module.modules() if isinstance(each, Linear)
                    for parts in each.packed.values() for part in parts)  # fmt: skip
     for attempt in (
@@ -108,3 +190,14 @@ def test_packing_keeps_no_graph_and_what_would_bring_other_weights_is_refused():
     ):
         with pytest.raises(ValueError, match="do so before `pack`"):
             attempt()
+
+
+def test_other_types_of_what_a_packed_weight_multiplies_are_named():
+    linear = pack(drawn("standard")).layers[0].mlp.up
+    with pytest.raises(ValueError, match=r"packed weights: expected float32 and no autocast, found torch.bfloat16"):
+        linear(torch.zeros(1, 2, 64, dtype=torch.bfloat16))
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match=r"expected float32 and no autocast, found autocast"),
+    ):
+        linear(torch.zeros(1, 2, 64))

@@ -1,30 +1,70 @@
 """A timing job is alone on the machine, whoever started the others."""
 
+import fcntl
 import multiprocessing
 import time
 
+import pytest
+
 from krakenlm.latency.exclusive import alone, beside_others
 
+FORK = multiprocessing.get_context("fork")
 
-def stage(kind, lock, events, name, seconds):
+
+def stage(kind, lock, events, name, end):
+    events.put(f"{name} arrives")
     with kind(lock, name):
-        events.put((time.monotonic(), f"{name} starts"))
-        time.sleep(seconds)
-        events.put((time.monotonic(), f"{name} ends"))
+        events.put(f"{name} starts")
+        end.wait()
+        events.put(f"{name} ends")
 
 
-def test_nothing_runs_beside_a_timing_job_and_a_waiting_one_is_not_starved(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    events, lock = fork.Queue(), tmp_path / "lock"
-    plan = [(beside_others, "a", 0.6), (beside_others, "b", 0.9), (alone, "timing", 0.5), (beside_others, "c", 0.2)]
-    processes = []
-    for kind, name, seconds in plan:
-        processes.append(fork.Process(target=stage, args=(kind, lock, events, name, seconds)))
+def wait_until_the_gate_is_shut(lock):
+    with open(f"{lock}.gate", "a") as gate:
+        while True:
+            try:
+                fcntl.flock(gate, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            fcntl.flock(gate, fcntl.LOCK_UN)
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Start a stage: its process, what lets it end, and what all stages say, in the order in which they said it."""
+    events, processes = FORK.SimpleQueue(), []
+
+    def begun(kind, name):
+        end = FORK.Event()
+        processes.append(FORK.Process(target=stage, args=(kind, tmp_path / "lock", events, name, end)))
         processes[-1].start()
-        time.sleep(0.2)
+        assert events.get() == f"{name} arrives"
+        return end
+
+    begun.events = events
+    yield begun
     for process in processes:
+        process.kill()
         process.join()
-    order = [name for _, name in sorted(events.get() for _ in range(8))]
-    assert order.index("timing starts") > max(order.index("a ends"), order.index("b ends"))
-    assert order[order.index("timing starts") + 1] == "timing ends"
-    assert order.index("c starts") > order.index("timing ends")
+
+
+def test_nothing_runs_beside_a_timing_job_and_a_waiting_one_is_not_starved(begin, tmp_path):
+    end_a = begin(beside_others, "a")
+    assert begin.events.get() == "a starts"
+    end_b = begin(beside_others, "b")
+    assert begin.events.get() == "b starts"
+    end_timing = begin(alone, "timing")
+    wait_until_the_gate_is_shut(tmp_path / "lock")
+    end_c = begin(beside_others, "c")
+    time.sleep(0.2)  # c would start now, if it could
+    end_a.set()
+    assert begin.events.get() == "a ends"
+    time.sleep(0.2)
+    end_b.set()
+    assert [begin.events.get() for _ in range(2)] == ["b ends", "timing starts"]
+    time.sleep(0.2)
+    assert begin.events.empty()
+    end_timing.set()
+    end_c.set()
+    assert [begin.events.get() for _ in range(3)] == ["timing ends", "c starts", "c ends"]

@@ -11,10 +11,9 @@ from torch import Tensor
 from krakenlm.errors import InputError
 from krakenlm.inference.generate import Sampling, generate, likeliest
 from krakenlm.inference.launch import stream_ranks
-from krakenlm.inference.shards import cut_rank
+from krakenlm.inference.shards import as_engine, cut_rank
 from krakenlm.models import load_config
 from krakenlm.models.collectives import ALONE, Collectives
-from krakenlm.models.products import pack
 from krakenlm.text.tokenizer import end_token, load_tokenizer
 
 
@@ -64,7 +63,7 @@ def tokens_on_rank(
     vocabulary: int,
 ) -> Iterator[int]:
     """Body of one rank: the tokens behind the prompt, of the first `vocabulary`; what lies behind those is padding."""
-    module = pack(cut_rank(model, comm.rank, comm.world, device))
+    module = as_engine(cut_rank(model, comm.rank, comm.world, device))
     prompt_1T = torch.tensor([prompt], device=device)
     choose = choice(sampling)
     for token_1 in generate(

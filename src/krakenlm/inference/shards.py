@@ -20,7 +20,9 @@ from torch.nn import functional as F
 from krakenlm import models
 from krakenlm.errors import InputError
 from krakenlm.files import read_json, refuse_other_files, write_json, writing_folder
+from krakenlm.machine import return_freed_memory
 from krakenlm.models.blocks import INITIAL_STD, LAYER_NORM_EPS, Config, decays
+from krakenlm.models.products import pack
 from krakenlm.models.sizing import ffn_expansion
 from krakenlm.values import Dtype
 
@@ -193,6 +195,16 @@ def random_rank(config: Config, rank: int, world: int, seed: int, device: str, d
         else:
             parameter.normal_(std=INITIAL_STD, generator=whole if name in REPLICATED else own)
     return module.eval()
+
+
+def as_engine(module: nn.Module) -> nn.Module:
+    """A rank's module as an engine runs it: its products' weights packed, and their memory given back.
+
+    See krakenlm.models.products.pack: the module can do nothing but compute.
+    """
+    pack(module)
+    return_freed_memory()
+    return module
 
 
 def open_weights(path: Path) -> safe_open:

@@ -27,7 +27,7 @@ from krakenlm.latency.statistics import Watch
 from krakenlm.latency.turns import wait_for_ranks
 from krakenlm.models.blocks import causal_attention, gelu, split_heads
 from krakenlm.models.collectives import Collectives
-from krakenlm.models.products import packable, packed, packed_product
+from krakenlm.models.products import pack_weight, packable, packed_product
 
 # The grid. A head's product has one row and many columns. GPUs take larger shapes in the time of a CPU's.
 ROWS, WIDTHS, HEAD = (1, 16, 64, 128, 256, 512, 1024, 2048), (64, 256, 512, 1024, 2048, 4096, 8192), 32768
@@ -47,8 +47,9 @@ RUN, RUN_SECONDS, RUNS = 12, 0.5, (3, 15)
 BESIDE_RUNS = 24  # of a sum beside products
 SKEW_PRODUCTS, SKEW_SUMS, SKEW_RUNS = (2, 16), 12, 15  # products between two sums, few and many; sums of a run, runs
 DIFFERENCES = 3  # of which the middle one counts
-UNCACHED_BYTES = 128 * 2**20  # of packed weights in turn
-POOL_BYTES = 512 * 2**20  # of memory that weights are taken from in turn: more than caches hold
+# Weights are taken in turn from so much memory, packed ones of one size each for themselves: more than a core's caches
+# hold.
+POOL_BYTES, UNCACHED_BYTES = 512 * 2**20, 128 * 2**20
 # A model whose arithmetic takes next to no time.
 TINY = {"architecture": "standard", "n_layer": 8, "width": 32, "n_head": 2, "vocab_size": 64, "block_size": 8}
 
@@ -98,7 +99,8 @@ class Bench:
         self.most_flops = MOST_FLOPS["cuda" if self.on_gpu else "cpu"]
         self.pool = torch.randn(POOL_BYTES // dtype.itemsize, device=device, dtype=dtype)
         self.offset = 0
-        self.small = torch.randn(SMALL_ROWS, BEHIND_WIDTH, device=device, dtype=dtype)
+        self.small = torch.randn(1, SMALL_ROWS, BEHIND_WIDTH, device=device, dtype=dtype)
+        self.times_behind = self.times(BEHIND_WIDTH, BEHIND_WIDTH)
 
     def weight(self, *shape: int) -> Tensor:
         """A tensor that no recent call has read."""
@@ -133,7 +135,7 @@ class Bench:
 
     def small_product(self) -> None:
         """One that reads a weight of a megabyte or so, and takes a fraction of a millisecond."""
-        F.linear(self.small, self.weight(BEHIND_WIDTH, BEHIND_WIDTH))
+        self.times_behind(self.small)
 
     def captured(self, function: Callable[[], object]) -> float:
         """Mean seconds of a call of a CUDA graph that has several of them, so that the host plays no part."""
@@ -168,18 +170,17 @@ class Bench:
         for m, n, k in shapes:
             if 2 * m * n * k <= self.most_flops and 2 * n * k <= len(self.pool):
                 x = torch.randn(1, m, k, device=self.device, dtype=self.dtype)
-                points.append([m, n, k, self.mean(self.product(x, n))])
+                points.append([m, n, k, self.mean(partial(self.times(n, k), x))])
         return {"product": points}
 
-    def product(self, x: Tensor, n: int) -> Callable[[], Tensor]:
-        """x (1, M, K) times a weight (n, K) as the engine has it, another one than the call before."""
-        k = x.shape[-1]
+    def times(self, n: int, k: int) -> Callable[[Tensor], Tensor]:
+        """x (1, M, K) times a weight (n, K) as the engine has it, another one at every call."""
         # An engine's head, whose weight is the embedding, is not packed.
         if n == HEAD or not packable(self.weight(n, k)):
-            return lambda: F.linear(x, self.weight(n, k))
-        count = 2 + UNCACHED_BYTES // (n * k * x.itemsize)
-        weights = itertools.cycle([packed(self.weight(n, k)) for _ in range(count)])
-        return lambda: packed_product(x, [next(weights)], None)
+            return lambda x: F.linear(x, self.weight(n, k))
+        count = 2 + UNCACHED_BYTES // (n * k * self.dtype.itemsize)
+        weights = itertools.cycle([pack_weight(self.weight(n, k)) for _ in range(count)])
+        return lambda x: packed_product(x, [next(weights)], None)
 
     def attention(self) -> dict[str, list]:
         """[batch, context, heads, head_size, seconds] each, of a whole prompt (attention_prefill), and of one token to
@@ -255,11 +256,11 @@ class Bench:
         """
         if self.on_gpu:
             return {"skew": 0.0}
-        x = torch.randn(BEHIND_ROWS // 8, BEHIND_WIDTH, device=self.device, dtype=self.dtype)
+        x = torch.randn(1, BEHIND_ROWS // 8, BEHIND_WIDTH, device=self.device, dtype=self.dtype)
 
         def products(count: int) -> None:
             for _ in range(count):
-                F.linear(x, self.weight(BEHIND_WIDTH, BEHIND_WIDTH))
+                self.times_behind(x)
 
         def barrier() -> None:
             wait_for_ranks(self.comm, self.device)
@@ -310,11 +311,11 @@ class Bench:
         x = torch.zeros(1, max(1, size // (parts * self.dtype.itemsize)), device=self.device, dtype=self.dtype)
         call = self.comm.all_reduce if name == "all_reduce" else lambda x: self.comm.all_gather(x, dim=-1)
         rows = min(BEHIND_ROWS, max(1, size // (BEHIND_WIDTH * self.dtype.itemsize)))
-        before = torch.randn(rows, BEHIND_WIDTH, device=self.device, dtype=self.dtype)
+        before = torch.randn(1, rows, BEHIND_WIDTH, device=self.device, dtype=self.dtype)
 
         def products() -> None:
             for _ in range(BEHIND):
-                F.linear(before, self.weight(BEHIND_WIDTH, BEHIND_WIDTH))
+                self.times_behind(before)
 
         def both() -> None:
             products()

@@ -14,12 +14,11 @@ from krakenlm.files import read_json, write_table
 from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate
 from krakenlm.inference.launch import run_ranks
-from krakenlm.inference.shards import check_shards, load_rank
+from krakenlm.inference.shards import as_engine, check_shards, load_rank
 from krakenlm.latency.statistics import Watch, drift
 from krakenlm.latency.turns import INTERLEAVE, wait_for_ranks
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.collectives import ALONE, Collectives
-from krakenlm.models.products import pack
 from krakenlm.text.store import TokenStore
 from krakenlm.values import Count, Natural
 
@@ -115,7 +114,7 @@ def measure_on_rank(
 ) -> dict:
     """Body of one rank: every engine's generation, compared by rank 0 with the whole model's; then the timing."""
     prompts_BT = torch.tensor(prompts, device=device)
-    engines = [pack(load_rank(shards, comm.rank, comm.world, device)) for _, shards in entries]
+    engines = [as_engine(load_rank(shards, comm.rank, comm.world, device)) for _, shards in entries]
     rows = []
     for engine, (model, _) in zip(engines, entries, strict=True):
         sharded = sequences(engine, prompts_BT, new_tokens, comm)

@@ -21,7 +21,7 @@ from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import generate, likeliest
 from krakenlm.inference.launch import stream_ranks
 from krakenlm.inference.recorded import RecordedPrefill
-from krakenlm.inference.shards import random_rank
+from krakenlm.inference.shards import as_engine, random_rank
 from krakenlm.latency import depth, statistics
 from krakenlm.latency.bandwidth import settle
 from krakenlm.latency.breakdown import WHOLE, deepened, profiled, start_profiler
@@ -32,7 +32,6 @@ from krakenlm.latency.turns import INTERLEAVE, interleave
 from krakenlm.machine import refuse_missing_ranks
 from krakenlm.models.blocks import LAST, Config
 from krakenlm.models.collectives import Collectives
-from krakenlm.models.products import pack
 from krakenlm.models.sizing import kv_bytes_per_token, parameter_count, rank_parameter_count, sizes_of
 from krakenlm.progress import Progress
 from krakenlm.values import Count, Counts, Dtype, Names, Natural, Share
@@ -336,7 +335,7 @@ def random_modules(
     for each in timed:
         config = models.config_from_dict(each["sizes"] | {"n_layer": layers})
         if config not in drawn:
-            drawn[config] = pack(random_rank(config, comm.rank, comm.world, seed, device, dtype))
+            drawn[config] = as_engine(random_rank(config, comm.rank, comm.world, seed, device, dtype))
         module = copy.copy(drawn[config])
         if each["chunks"] > 1:
             module.chunks = each["chunks"]

@@ -58,6 +58,9 @@ class Linear(nn.Module):
         """
         weight, bias = self.weight, self.bias
         if self.packed:
+            if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+                found = "autocast" if x.dtype == torch.float32 else x.dtype
+                raise ValueError(f"packed weights: expected float32 and no autocast, found {found}")
             start, stop, _ = (rows or slice(None)).indices(weight.shape[-2])
             return packed_product(x, self.packed[start, stop], None if bias is None else bias[..., start:stop])
         if rows is not None:
@@ -71,12 +74,13 @@ class Linear(nn.Module):
     @torch.no_grad()
     def pack(self) -> None:
         """Give the weight up for its parts in the layout in which a CPU's products read them, where that is faster."""
-        if self.packed or not packable(self.weight):
+        if self.packed or not packable(self.weight[..., : min(self.parts), :]):
             return
-        weight_NED, stop = self.weight.unflatten(0, (1, -1)) if self.weight.dim() == 2 else self.weight, 0
+        weight_NED = self.weight if self.weight.dim() == 3 else self.weight[None]
+        stop = 0
         for rows in self.parts:
             start, stop = stop, stop + rows
-            self.packed[start, stop] = [packed(weight_ED[start:stop]) for weight_ED in weight_NED]
+            self.packed[start, stop] = [pack_weight(weight_ED[start:stop]) for weight_ED in weight_NED]
         self.weight = nn.Parameter(torch.empty_like(self.weight, device="meta"), requires_grad=False)
 
     def refuse_packed(self) -> None:
@@ -97,25 +101,31 @@ class Linear(nn.Module):
 
 
 def pack(module: nn.Module) -> nn.Module:
-    """The module, its products' weights packed: from here on it computes, without gradients.
+    """The module, its products' weights packed: from here on it computes, without gradients, and does nothing else.
 
-    Moving, converting, loading or saving it raises ValueError.
+    Moving, converting or loading it, or asking for its state_dict, raises ValueError, perhaps after the first
+    parameters; it can be neither copied deeply nor pickled.
     """
     for each in module.modules():
         if isinstance(each, Linear):
             each.pack()
+    if any(isinstance(each, Linear) and each.packed for each in module.modules()):
+        module.requires_grad_(False)
+        for parameter in module.parameters():
+            # Of a file that was mapped one parameter keeps the whole, and with it the weights that were given up.
+            parameter.data = parameter.data.clone()
     return module
 
 
 def packable(weight: Tensor) -> bool:
-    """Whether a weight (E, D), or those of splits (N, E, D), are ones that `packed` makes faster."""
+    """Whether a weight (E, D), or those of splits (N, E, D), are ones that packing makes faster."""
     large = weight.shape[-2:].numel() >= PACKED
     return (
         large and weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
     )
 
 
-def packed(weight_ED: Tensor) -> Tensor:
+def pack_weight(weight_ED: Tensor) -> Tensor:
     """The weight in oneDNN's own layout, which it would otherwise bring it into at every product."""
     return torch.ops.mkldnn._reorder_linear_weight(weight_ED.contiguous(), None)
 
@@ -123,11 +133,15 @@ def packed(weight_ED: Tensor) -> Tensor:
 def packed_product(x: Tensor, weights: list[Tensor], bias: Tensor | None) -> Tensor:
     """x times the transposed packed weight (E, D), plus the bias; of N splits one after another."""
     if len(weights) == 1:
-        bias = None if bias is None else bias.flatten()
-        return torch.ops.mkldnn._linear_pointwise(x, weights[0], bias, "none", [], "")
+        return plus_bias(x, weights[0], None if bias is None else bias.flatten())
     biases = [None] * len(weights) if bias is None else list(bias)
     # Of packed weights there is no batched product.
-    return torch.stack([packed_product(*split) for split in zip(x, [[each] for each in weights], biases, strict=True)])
+    return torch.stack([plus_bias(*split) for split in zip(x, weights, biases, strict=True)])
+
+
+def plus_bias(x: Tensor, weight: Tensor, bias_E: Tensor | None) -> Tensor:
+    """x times one packed weight, plus the bias."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias_E, "none", [], "")
 
 
 def autocast(tensor: Tensor) -> Tensor:
