@@ -3,7 +3,8 @@
 Nothing here knows an architecture. A torch function mode sees every function that the forward calls, whole (attention
 too, which a dispatch mode would see in pieces), and the collectives note where each starts and where the forward waits
 for it. All ranks call the same functions on the same shapes (rank 0's part of the head is the largest), so one rank
-stands for all.
+stands for all. Weights are traced as they are, not packed (krakenlm.models.products.pack): q, k and v, and all splits
+of a rank, are one product each.
 """
 
 import dataclasses
