@@ -75,7 +75,7 @@ def simulated_ms(row: dict, place: hardware.Hardware) -> float:
     sizes = sizes_of(built_as(row["architecture"]), shape["width"], shape["n_head"], tp)
     sizes |= {"n_layer": shape["n_layer"], "vocab_size": VOCAB_SIZE, "block_size": max(CONTEXTS)}
     model = sweep.Model(row["architecture"], sizes, CHUNKS.get(row["architecture"], 1))
-    trace = model.trace(tp, batch=1, new_tokens=int(row["context"]), cached=0, dtype=DTYPE, fuse=False)
+    trace = model.trace(tp, batch=1, new_tokens=int(row["context"]), cached=0, dtype=DTYPE, engine=place.engine)
     return 1e3 * sweep.timeline_of(trace, place).seconds
 
 

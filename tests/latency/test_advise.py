@@ -55,7 +55,9 @@ def test_a_row_takes_what_the_simulator_predicts_for_its_model(rows):
             continue
         model = sweep.Model(row["architecture"], sizes)
         for name, new_tokens, cached in (("ttft_ms", 512, 0), ("token_ms", 1, 512)):
-            trace = model.trace(row["tp"], batch=1, new_tokens=new_tokens, cached=cached, dtype="float16", fuse=True)
+            trace = model.trace(
+                row["tp"], batch=1, new_tokens=new_tokens, cached=cached, dtype="float16", engine="tensorrt-llm"
+            )
             assert row[name] == pytest.approx(1e3 * sweep.timeline_of(trace, place).seconds)
 
 
@@ -129,8 +131,9 @@ def small_kraken(place):
     """A trace that takes no time to play."""
     sizes = {"architecture": "kraken", "degree": 4, "n_layer": 2, "width": 512, "n_head": 16, "vocab_size": 512,
              "block_size": 128}  # fmt: skip
-    fuse = place.engine == "tensorrt-llm"
-    return sweep.Model("kraken", sizes).trace(4, batch=1, new_tokens=128, cached=0, dtype="float16", fuse=fuse)
+    return sweep.Model("kraken", sizes).trace(
+        4, batch=1, new_tokens=128, cached=0, dtype="float16", engine=place.engine
+    )
 
 
 def test_the_interval_knows_that_sums_beside_products_are_off_as_their_tables_are():

@@ -68,7 +68,7 @@ def described(tmp_path, ranks):
     all_measured = {count: measured(count) for count in sorted({1, ranks})}
     about, tables = calibrate.tables_of(all_measured, "float32", "made up")
     kernels.write_tables(tmp_path / "kernels.json", about, tables)
-    keys = calibrate.description(all_measured, about, "made up", "float32", "made up")
+    keys = {"title": "made up", "engine": "torch"} | calibrate.description(all_measured, about, "float32", "made up")
     hardware.write(tmp_path / "made-up.yaml", {**keys, "kernels": "kernels.json"}, "Made up.")
     return hardware.load(tmp_path / "made-up.yaml")
 

@@ -84,7 +84,7 @@ def test_numbers_are_read_in_their_units(tmp_path):
         ("skew", {"value": 5, "unit": "share", "source": "s"}, "skew: expected .* at most 1 in share, .* 5 share"),
         ("peak.float32", {"value": 1, "unit": "TFLOP/s"}, "peak.float32: .* found 1 TFLOP/s from None; say where from"),
         ("peak", {}, "peak: expected keys below it, found {}"),
-        ("engine", "vllm", "engine: expected one of tensorrt-llm, torch, found 'vllm'"),
+        ("engine", "vllm", "engine: expected one of tensorrt-llm, torch, torch-cpu, found 'vllm'"),
         ("title", "", "title: expected a text, found ''"),
         ("kernels", "none.json", "none.json: expected a JSON file, found none"),
         ("inside.speed", 3, "inside.speed: unknown key"),

@@ -119,7 +119,7 @@ def test_memory_means_the_same_simulated_and_measured_and_what_fits_leaves_room_
     place = hardware.load(HARDWARE / "h100.yaml")
     sizes = sizes_of("parallel", SHAPE["width"], SHAPE["n_head"], 2) | {"n_layer": SHAPE["n_layer"]} | LENGTHS
     model = sweep.Model("parallel", sizes, 1)
-    traced = model.trace(2, batch=1, new_tokens=256, cached=0, dtype="float16", fuse=False)
+    traced = model.trace(2, batch=1, new_tokens=256, cached=0, dtype="float16", engine="torch")
     run = sweep.Run(model, traced, sweep.timeline_of(traced, place))
     needed = memory_of(sizes, 1, 2, batch=1, context=256, dtype="float16").at(256)
     for reserved, fits in ((0.0, True), (place.memory - needed - 1e3, True), (place.memory - needed + 1e3, False)):

@@ -4,10 +4,16 @@ import dataclasses
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from krakenlm.inference.shards import random_rank
+from krakenlm.latency import hardware
 from krakenlm.latency import trace as tracing
 from krakenlm.latency.trace import Wait, trace
-from krakenlm.models import ARCHITECTURES, build_rank, config_from_dict
+from krakenlm.models import ARCHITECTURES, build_rank, config_from_dict, products
+from krakenlm.models.blocks import LAST
+from krakenlm.models.collectives import WORLD, Done
+from krakenlm.models.products import pack
 from krakenlm.models.sizing import kv_bytes_per_token, prefill_flops, rank_parameter_count, sizes_of
 
 SIZES = {"n_layer": 9, "vocab_size": 192, "block_size": 64}
@@ -26,11 +32,11 @@ def test_all_ranks_together_do_the_arithmetic_that_the_sizes_say(architecture, w
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("engine", hardware.ENGINES)
 @pytest.mark.parametrize(("new_tokens", "cached", "chunks"), [(16, 0, 1), (1, 16, 1), (16, 0, 2)])
-def test_a_deep_models_trace_is_that_of_all_its_layers(architecture, fuse, new_tokens, cached, chunks):
+def test_a_deep_models_trace_is_that_of_all_its_layers(architecture, engine, new_tokens, cached, chunks):
     config = config_of(architecture)
-    settings = {"batch": 1, "new_tokens": new_tokens, "cached": cached, "fuse": fuse}
+    settings = {"batch": 1, "new_tokens": new_tokens, "cached": cached, "engine": engine}
     settings["prepare"] = lambda module: setattr(module, "chunks", chunks)
     quick, few, more = (
         trace(dataclasses.replace(config, n_layer=n), 2, **settings)
@@ -98,11 +104,55 @@ def test_operations_carry_their_shapes_bytes_and_modules():
 
 def test_a_fused_kernel_reads_and_writes_what_its_neighbours_need():
     config = config_from_dict(SIZES | {"n_layer": 2, "architecture": "standard", "width": 64, "n_head": 8})
-    traced = trace(config, 2, batch=1, new_tokens=8, dtype="float32", fuse=True)
+    traced = trace(config, 2, batch=1, new_tokens=8, dtype="float32", engine="tensorrt-llm")
     kernel = next(each for each in traced.operations if each.name == "add+layer_norm")
     # In: the stream, the sum, the norm's weight. Out: the stream and what the norm makes of it.
     assert (kernel.kind, kernel.bytes) == ("norm", 4 * (4 * 8 * 64 + 64))
     assert not any(each.kind == "copy" for each in traced.operations)
+
+
+PACKED = {"standard": {"mlp.up", "mlp.down"}, "ladder": {"mlp.up", "mlp.down"}, "parallel": {"out"}}
+PACKED["kraken"] = {"attention.qkv", "attention.out", "mlp.up", "mlp.down", "merge"}
+
+
+class Calls(TorchFunctionMode):
+    """Counts the functions that are called while it is active."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.__name__.strip("_"))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("architecture", "degree"), [*((name, 2) for name in ARCHITECTURES), ("kraken", 4)])
+def test_a_packed_engines_trace_has_the_products_that_it_makes(architecture, degree, monkeypatch):
+    monkeypatch.setattr(products, "PACKED", 64 * 64)  # not the output's product, which has half of that
+    config = config_of(architecture, n_layer=3)
+    if architecture == "kraken":
+        config = dataclasses.replace(config, degree=degree, width=64, n_head=8)
+    traced = trace(config, 2, batch=2, new_tokens=8, dtype="float32", engine="torch-cpu")
+    assert traced.flops == trace(config, 2, batch=2, new_tokens=8, dtype="float32").flops
+    assert {each.module for each in traced.operations if each.name == "linear_pointwise"} == PACKED[architecture]
+    module = pack(random_rank(config, 0, 2, 0, "cpu", torch.float32))
+    with torch.inference_mode(), Calls() as calls:
+        module(torch.zeros(2, 8, dtype=torch.int64), Both(), at=LAST)
+    for name in ("linear_pointwise", "linear", "bmm", "stack"):
+        assert calls.names.count(name) == sum(each.name == name for each in traced.operations), name
+
+
+class Both:
+    """Collectives of two ranks that are the same one."""
+
+    rank, world = 0, 2
+
+    def all_reduce(self, x, group=WORLD):
+        return Done(x)
+
+    def all_gather(self, x, dim, group=WORLD):
+        return Done(torch.cat([x, x], dim))
 
 
 def test_kraken_waits_for_the_sum_after_the_attention_that_hides_it():

@@ -152,8 +152,7 @@ def row_of(model: Model, world: int, place: Hardware, context: int, batch: int, 
 
     @functools.cache
     def traced(new_tokens: int, cached: int) -> Trace:
-        fuse = place.engine == "tensorrt-llm"
-        return model.trace(world, batch=batch, new_tokens=new_tokens, cached=cached, dtype=dtype, fuse=fuse)
+        return model.trace(world, batch=batch, new_tokens=new_tokens, cached=cached, dtype=dtype, engine=place.engine)
 
     row = {
         "hardware": place.name,

@@ -64,7 +64,8 @@ def calibrate(out_yaml: str | Path, *, ranks: int, threads: int, link: str, dtyp
     kernels.write_tables(out_yaml.parent / file, about, tables)
     joined = "NCCL" if on_gpus else f"gloo over {link}"
     title = f"{machine.device()}; {ranks} rank(s) of {threads} thread(s)" + (f", {joined}" if ranks > 1 else "")
-    described = description(measured, about, title, dtype, source)
+    described = {"title": title, "engine": "torch" if on_gpus else "torch-cpu"}
+    described |= description(measured, about, dtype, source)
     comment = f"Made by: krakenlm hardware calibrate --ranks {ranks} --threads {threads} --link {link} --dtype {dtype}"
     hardware.write(out_yaml, {**described, "kernels": str(file)}, comment)
     hardware.load(out_yaml)
@@ -139,13 +140,11 @@ def tables_of(measured: Mapping[int, Mapping], dtype: str, source: str) -> tuple
     return about, tables
 
 
-def description(measured: Mapping[int, Mapping], about: Mapping, title: str, dtype: str, source: str) -> dict:
-    """The keys of a hardware file."""
+def description(measured: Mapping[int, Mapping], about: Mapping, dtype: str, source: str) -> dict:
+    """The quantities of a hardware file."""
     reference, ranks = about["reference"], max(measured)
     memory = machine.memory_of_a_rank(ranks)
     described = {
-        "title": title,
-        "engine": "torch",
         "devices": quantity(ranks, "devices", "ranks that were measured together"),
         "memory": quantity(memory / 1e9, "GB", "of the device, or the machine's over the ranks"),
         "reserved": quantity(0, "GB", "none beside the process itself"),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and reading a description do
 
 # Where descriptions are: in the folder in which one works, then in the clone that this module is part of.
 FOLDERS = (Path("config/hardware"), Path(__file__).parents[3] / "config" / "hardware")
-# Whose kernels are described: TensorRT-LLM's join what lies between products (krakenlm.latency.trace.fused).
-ENGINES = ("tensorrt-llm", "torch")
+# Whose kernels are described (krakenlm.latency.trace.trace).
+ENGINES = ("tensorrt-llm", "torch", "torch-cpu")
 # What a unit is in bytes, seconds and FLOPs.
 UNITS = {"GB": 1e9, "GB/s": 1e9, "us": 1e-6, "TFLOP/s": 1e12, "devices": 1.0, "share": 1.0, "times": 1.0}
 LEAST = {"devices": 1.0, "times": 1.0}

@@ -37,12 +37,19 @@ class Model:
     def degree(self) -> int | str:
         return self.sizes.get("degree", "")
 
-    def trace(self, world: int, *, batch: int, new_tokens: int, cached: int, dtype: str, fuse: bool) -> Trace:
+    def trace(self, world: int, *, batch: int, new_tokens: int, cached: int, dtype: str, engine: str) -> Trace:
         """What a rank of `world` executes (krakenlm.latency.trace.trace)."""
         config = models.config_from_dict(self.sizes)
         prepare = (lambda module: setattr(module, "chunks", self.chunks)) if self.chunks > 1 else None
         return trace(
-            config, world, batch=batch, new_tokens=new_tokens, cached=cached, dtype=dtype, fuse=fuse, prepare=prepare
+            config,
+            world,
+            batch=batch,
+            new_tokens=new_tokens,
+            cached=cached,
+            dtype=dtype,
+            engine=engine,
+            prepare=prepare,
         )
 
 
@@ -143,17 +150,16 @@ class Run:
 
 def runs_of(cell: Mapping, places: Sequence[Hardware], candidates: Sequence[Model]) -> Iterator[tuple]:
     """(machine, runs) of one size, number of ranks, context and batch: every model on every machine."""
-    traces: dict[bool, list[Trace]] = {}
+    traces: dict[str, list[Trace]] = {}
     for place in places:
-        fuse = place.engine == "tensorrt-llm"
-        if fuse not in traces:
+        if place.engine not in traces:
             lengths = {"batch": cell["batch"], "new_tokens": cell["context"], "cached": 0, "dtype": cell["dtype"]}
-            traces[fuse] = [model.trace(cell["tp"], fuse=fuse, **lengths) for model in candidates]
+            traces[place.engine] = [model.trace(cell["tp"], engine=place.engine, **lengths) for model in candidates]
         yield (
             place,
             [
                 Run(model, traced, timeline_of(traced, place))
-                for model, traced in zip(candidates, traces[fuse], strict=True)
+                for model, traced in zip(candidates, traces[place.engine], strict=True)
             ],
         )
 
@@ -207,9 +213,8 @@ def write_timeline(
     if not found:
         raise InputError(f"tp: expected ranks that {architecture} can be divided over, found {tp}; choose another")
     new_tokens, cached = (1, context) if decode else (context, 0)
-    fuse = place.engine == "tensorrt-llm"
     timeline = timeline_of(
-        found[0].trace(tp, batch=batch, new_tokens=new_tokens, cached=cached, dtype=dtype, fuse=fuse), place
+        found[0].trace(tp, batch=batch, new_tokens=new_tokens, cached=cached, dtype=dtype, engine=place.engine), place
     )
     title = f"{architecture} on {place.title}, simulated: rank 0 of {tp}, context {context}, batch {batch}"
     write_json(out_json, chrome_trace(timeline, title))

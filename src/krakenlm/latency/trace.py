@@ -3,8 +3,7 @@
 Nothing here knows an architecture. A torch function mode sees every function that the forward calls, whole (attention
 too, which a dispatch mode would see in pieces), and the collectives note where each starts and where the forward waits
 for it. All ranks call the same functions on the same shapes (rank 0's part of the head is the largest), so one rank
-stands for all. Weights are traced as they are, not packed (krakenlm.models.products.pack): q, k and v, and all splits
-of a rank, are one product each.
+stands for all.
 """
 
 import dataclasses
@@ -24,8 +23,10 @@ from krakenlm.inference.cache import Cache
 from krakenlm.inference.generate import likeliest
 from krakenlm.models.blocks import LAST, Config
 from krakenlm.models.collectives import WORLD, Done, Group
+from krakenlm.models.products import Linear, pack
 
-PRODUCTS = ("linear", "matmul", "mm", "bmm", "_linear_pointwise")  # the last one of packed weights
+LINEAR = ("linear", "_linear_pointwise")  # the second of packed weights
+PRODUCTS = (*LINEAR, "matmul", "mm", "bmm")
 ATTENTION = "scaled_dot_product_attention"
 NORMS = ("layer_norm", "rms_norm")
 # Elementwise functions, whose result has the shape of their arguments broadcast. Meta kernels would find it too, but
@@ -33,7 +34,7 @@ NORMS = ("layer_norm", "rms_norm")
 ELEMENTWISE = ("add", "sub", "mul", "gelu", "silu")
 # Of what a row is looked up in, only the rows found are read.
 LOOKUPS = ("embedding", "__getitem__", "index_select", "gather")
-COPIES = ("__setitem__", "reshape", "contiguous", "clone", "copy_")
+COPIES = ("__setitem__", "reshape", "contiguous", "clone", "copy_", "stack")
 ASSIGNING = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")
 # Layers that are traced, and one more; a deeper model repeats the one more (`extend`). The first and the last two are
 # unlike the others in some architectures.
@@ -102,7 +103,7 @@ def trace(
     new_tokens: int,
     cached: int = 0,
     dtype: str = "float16",
-    fuse: bool = False,
+    engine: str = "torch",
     prepare: Callable[[nn.Module], object] | None = None,
 ) -> Trace:
     """The forward of `new_tokens` tokens in each of `batch` rows that follow `cached` ones, to the next token.
@@ -110,7 +111,8 @@ def trace(
     Args:
         config: of the model, whose block_size is at least cached + new_tokens.
         world: ranks.
-        fuse: run what is neither product, attention nor collective, where several stand in a row, as one kernel.
+        engine: whose kernels: of `torch` every function is one; `torch-cpu` packs weights (krakenlm.models.products);
+            `tensorrt-llm` runs what is neither product, attention nor collective, where several stand in a row, as one.
         prepare: called with the rank's module before its forward.
 
     Raises:
@@ -119,7 +121,7 @@ def trace(
 
     def traced(n_layer: int) -> Trace:
         return trace_whole(
-            dataclasses.replace(config, n_layer=n_layer), world, batch, new_tokens, cached, dtype, fuse, prepare
+            dataclasses.replace(config, n_layer=n_layer), world, batch, new_tokens, cached, dtype, engine, prepare
         )
 
     if config.n_layer > FEW_LAYERS + 1:
@@ -137,7 +139,7 @@ def trace_whole(
     new_tokens: int,
     cached: int,
     dtype: str,
-    fuse: bool,
+    engine: str,
     prepare: Callable[[nn.Module], object] | None,
 ) -> Trace:
     """The trace of a model all of whose layers are run."""
@@ -147,11 +149,13 @@ def trace_whole(
         cache = Cache(module, batch, cached + new_tokens)
     if prepare is not None:
         prepare(module)
+    if engine == "torch-cpu":
+        pack(module)
     cache.advance(cached)
     recorder = Recorder(module)
     with recorder:
         likeliest(module(tokens_BT, Recording(recorder, world), cache, at=LAST)[:, -1])
-    steps = fused(recorder.steps) if fuse else recorder.steps
+    steps = fused(recorder.steps) if engine == "tensorrt-llm" else recorder.steps
     return Trace(
         steps=tuple(step.action for step in steps),
         world=world,
@@ -183,7 +187,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.steps: list[Step] = []
         self.started = 0
-        self.modules = {storage_of(each): owner(name) for name, each in module.named_parameters()}
+        self.modules = {storage_of(each): owner(name) for name, each in weights_of(module)}
         self.numbers: dict[int, int] = {}  # of storages that live
         self.next_number = itertools.count()
         self.sharing: dict[int, int] = {}  # storage of a result -> how many tensors share it
@@ -307,6 +311,14 @@ class RecordedWork:
         return self.result
 
 
+def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of all weights, packed ones too."""
+    yield from module.named_parameters()
+    for name, linear in module.named_modules():
+        for parts in linear.packed.values() if isinstance(linear, Linear) else ():
+            yield from ((f"{name}.weight", each) for each in parts)
+
+
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
     """Tensors among the values and in their lists and tuples."""
     for value in values:
@@ -333,7 +345,7 @@ def owner(name: str) -> str:
 
 def shape_alone(name: str, args: tuple, kwargs: dict) -> Tensor | None:
     """The result of functions whose shape is known here: an empty tensor. None for others."""
-    if name == "linear":
+    if name in LINEAR:
         return args[0].new_empty((*args[0].shape[:-1], args[1].shape[-2]))
     if name == ATTENTION or name in NORMS:
         return args[0].new_empty(args[0].shape)
@@ -352,7 +364,7 @@ def shape_alone(name: str, args: tuple, kwargs: dict) -> Tensor | None:
 def cost(name: str, args: tuple, kwargs: dict, result: Tensor) -> tuple[str, tuple[int, ...], int]:
     """(kind, shape, FLOPs) of an operation; a multiply-add is two, what a causal mask discards is none."""
     if name in PRODUCTS:
-        (k, n), batch = (args[0].shape[-1], result.shape[-1]), 1 if name == "linear" else math.prod(result.shape[:-2])
+        (k, n), batch = (args[0].shape[-1], result.shape[-1]), 1 if name in LINEAR else math.prod(result.shape[:-2])
         m = result.numel() // (batch * n)
         return "product", (batch, m, n, k), 2 * result.numel() * k
     if name == ATTENTION:

@@ -119,14 +119,15 @@ def pack(module: nn.Module) -> nn.Module:
 
 def packable(weight: Tensor) -> bool:
     """Whether a weight (E, D), or those of splits (N, E, D), are ones that packing makes faster."""
-    large = weight.shape[-2:].numel() >= PACKED
-    return (
-        large and weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    )
+    # What runs on meta tensors stands for a CPU's engine.
+    suits = weight.device.type in ("cpu", "meta") and weight.dtype == torch.float32
+    return suits and weight.shape[-2:].numel() >= PACKED and torch.backends.mkldnn.is_available()
 
 
 def pack_weight(weight_ED: Tensor) -> Tensor:
     """The weight in oneDNN's own layout, which it would otherwise bring it into at every product."""
+    if weight_ED.is_meta:
+        return weight_ED
     return torch.ops.mkldnn._reorder_linear_weight(weight_ED.contiguous(), None)
 
 
