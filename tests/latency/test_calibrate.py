@@ -117,7 +117,7 @@ def small_grid(monkeypatch):
         "ROWS": (1, 16), "WIDTHS": (32, 64), "HEAD": 128, "CONTEXTS": (8, 16), "HEADS": (2,), "HEAD_SIZES": (16,),
         "BYTES": [4096, 16384], "MESSAGES": [64, 4096], "BESIDE": [4096], "LEAST_SECONDS": 0.0,
         "RUN": 2, "RUNS": (1, 1), "BESIDE_RUNS": 2, "SKEW_SUMS": 2, "SKEW_RUNS": 1, "SKEW_PRODUCTS": (1, 3),
-        "SMALL_ROWS": 1,
+        "SMALL_ROWS": 1, "LAYER": 2,
         "REPETITIONS": (3, 3), "BEHIND_WIDTH": 32, "BEHIND_ROWS": 4, "POOL_BYTES": 2**20,
     }.items():  # fmt: skip
         monkeypatch.setattr(bench, name, value)

@@ -2,8 +2,8 @@
 
 Every rank measures the same kernel at the same time, since ranks on one processor share its memory and caches. Weights
 are read from memory, as in a forward pass, never from a cache that the last repetition has filled; on CPUs what is no
-product runs behind one, which leaves caches as a forward leaves them. Not the shapes of a model are measured but a
-grid, between whose points the simulator interpolates.
+product runs behind products of as many weights as a layer has, which leave caches as a forward leaves them. Not the
+shapes of a model are measured but a grid, between whose points the simulator interpolates.
 """
 
 import itertools
@@ -40,6 +40,7 @@ MOST_FLOPS = {"cpu": 6e9, "cuda": 4e12}  # of one kernel; the grid has no larger
 # Sums are measured behind so many products of this width, over as many rows as the message has, or this many.
 BEHIND, BEHIND_WIDTH, BEHIND_ROWS = 4, 512, 1024
 SMALL_ROWS = 16  # of a product that takes a fraction of a millisecond
+LAYER = 24  # of these, which read 24 MB: the weights of a layer or so
 LEAST_SECONDS, REPETITIONS = 0.02, (7, 40)  # of a kernel's repetitions together, and how many
 INTERRUPTED = 2.0  # times the median that a call took which something else has interrupted
 # On CPUs, collectives in one run of them, seconds of the runs of one size together, and how many runs.
@@ -137,6 +138,10 @@ class Bench:
         """One that reads a weight of a megabyte or so, and takes a fraction of a millisecond."""
         self.times_behind(self.small)
 
+    def layer_of_products(self) -> None:
+        for _ in range(LAYER):
+            self.small_product()
+
     def captured(self, function: Callable[[], object]) -> float:
         """Mean seconds of a call of a CUDA graph that has several of them, so that the host plays no part."""
         calls, replays = REPETITIONS
@@ -192,7 +197,7 @@ class Bench:
                 continue
             q, k, v = self.heads(context, heads, head_size)
             for name, queries in (("attention_prefill", q), ("attention_decode", q[:, :, -1:])):
-                seconds = self.mean(lambda q=queries, k=k, v=v: causal_attention(q, k, v), self.small_product)
+                seconds = self.mean(lambda q=queries, k=k, v=v: causal_attention(q, k, v), self.layer_of_products)
                 found[name].append([1, context, heads, head_size, seconds])
         return found
 
@@ -220,7 +225,8 @@ class Bench:
                 "copy": (one, 2, lambda x=one, y=heads: y.copy_(split_heads(x[None], 16, 64))),
             }
             for name, (x, times, call) in calls.items():
-                found.setdefault(name, []).append([times * x.numel() * x.itemsize, self.mean(call, self.small_product)])
+                seconds = self.mean(call, self.layer_of_products)
+                found.setdefault(name, []).append([times * x.numel() * x.itemsize, seconds])
         return found
 
     def tiny_model(self) -> dict[str, object]:

@@ -41,16 +41,8 @@ class Model:
         """What a rank of `world` executes (krakenlm.latency.trace.trace)."""
         config = models.config_from_dict(self.sizes)
         prepare = (lambda module: setattr(module, "chunks", self.chunks)) if self.chunks > 1 else None
-        return trace(
-            config,
-            world,
-            batch=batch,
-            new_tokens=new_tokens,
-            cached=cached,
-            dtype=dtype,
-            engine=engine,
-            prepare=prepare,
-        )
+        lengths = {"batch": batch, "new_tokens": new_tokens, "cached": cached}
+        return trace(config, world, **lengths, dtype=dtype, engine=engine, prepare=prepare)
 
 
 def models_of(

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 ALIGNMENT, TILE, HEAD = {"cuda": 8}, 64, 8
 MANY_ROWS = 128
 # Of a weight that is worth packing for a CPU: below, calling the packed product takes longer than it saves.
-PACKED = 2**18
+PACKED = 2**16
 
 
 class Linear(nn.Module):
