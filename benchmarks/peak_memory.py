@@ -2,7 +2,8 @@
 
     python benchmarks/peak_memory.py snakemake --cores all
 
-Memory is the sum of proportional set sizes (PSS, which counts a shared page once), sampled five times a second.
+Memory is the sum of proportional set sizes (PSS, which counts a shared page once), sampled once a second: five times took
+a fifth of a core from what the command times.
 """
 
 import subprocess
@@ -30,7 +31,7 @@ def main(command: list[str]) -> int:
             except psutil.Error:
                 break
             peak = max(peak, sum(memory(process) for process in family))
-            time.sleep(0.2)
+            time.sleep(1)
     print(f"{time.monotonic() - start:.0f} s, {peak / 1e9:.2f} GB at most, exit status {child.returncode}")
     return child.returncode
 
