@@ -97,7 +97,7 @@ def print_rows(link: str, each: dict) -> None:
     standard = each["found"]["standard"]
     for name, taken in each["found"].items():
         speedup = standard["prefill"] / taken["prefill"]
-        expected = (standard["one computes"] + standard["AllReduces"]) / taken["one computes"]
+        expected = (standard["both compute"] + standard["AllReduces"]) / taken["both compute"]
         by_parts = f"{expected:.2f}" if name == "kraken" else ""
         times = " | ".join(f"{taken[step]:.0f}" for step in STEPS)
         given = f"{link} | {each['link_gbit']:.2f} | {each['context']}"

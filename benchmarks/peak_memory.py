@@ -2,8 +2,8 @@
 
     python benchmarks/peak_memory.py snakemake --cores all
 
-Memory is the sum of proportional set sizes (PSS, which counts a shared page once), sampled once a second: five times took
-a fifth of a core from what the command times.
+Memory is the sum of proportional set sizes (PSS, which counts a shared page once), sampled once a second: five times a
+second took a fifth of a core from what the command times.
 """
 
 import subprocess

@@ -51,15 +51,23 @@ def test_a_second_writer_waits_for_the_first(tmp_path):
     context = multiprocessing.get_context("spawn")
     events, ends = context.SimpleQueue(), [context.Event() for _ in range(2)]
     writers = [context.Process(target=hold, args=(tmp_path / "value", events, end)) for end in ends]
+
+    def said():
+        deadline = time.monotonic() + 60
+        while events.empty():
+            assert time.monotonic() < deadline, "nothing was said"
+            time.sleep(0.01)
+        return events.get()
+
     writers[0].start()
-    assert [events.get(), events.get()] == ["arrives", "in"]
+    assert [said(), said()] == ["arrives", "in"]
     writers[1].start()
-    assert events.get() == "arrives"
+    assert said() == "arrives"
     time.sleep(0.2)  # the second would be in now, if it could
     assert events.empty()
     for end in ends:
         end.set()
-    assert [events.get() for _ in range(3)] == ["out", "in", "out"]
+    assert [said() for _ in range(3)] == ["out", "in", "out"]
     for writer in writers:
         writer.join()
 

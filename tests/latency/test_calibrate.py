@@ -158,6 +158,18 @@ def measure_in_threads():
     return run_threads(2, lambda comm: bench.measure(comm, "cpu", "loopback", "float32"))[0]
 
 
+def test_light_kernels_and_attention_run_behind_packed_products(small_grid, monkeypatch):
+    monkeypatch.setattr(products, "PACKED", 32 * 32)
+    timed = bench.Bench(ALONE, "cpu", bench.torch.float32)
+    made, product = [], bench.packed_product
+    monkeypatch.setattr(bench, "packed_product", lambda *given: made.append(1) or product(*given))
+    runs = 1 + 1 + bench.REPETITIONS[0]  # the first, the one that says how long it takes, and what is timed
+    for part, timed_kernels in ((timed.moving, 4 * len(bench.BYTES)), (timed.attention, 2 * len(bench.CONTEXTS))):
+        made.clear()
+        part()
+        assert len(made) == bench.LAYER * runs * timed_kernels
+
+
 def test_a_kernel_reads_weights_that_no_recent_one_has_read(small_grid):
     timer = bench.Bench(ALONE, "cpu", bench.torch.float32)
     addresses = [timer.weight(64, 64).data_ptr() for _ in range(200)]  # the pool holds 64 of them

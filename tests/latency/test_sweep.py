@@ -115,13 +115,14 @@ def test_models_without_room_are_said_to_have_none(tmp_path):
     assert min(row["memory_gb"] for row in rows) > 173
 
 
-def test_memory_means_the_same_simulated_and_measured_and_what_fits_leaves_room_for_the_runtime():
-    place = hardware.load(HARDWARE / "h100.yaml")
-    sizes = sizes_of("parallel", SHAPE["width"], SHAPE["n_head"], 2) | {"n_layer": SHAPE["n_layer"]} | LENGTHS
-    model = sweep.Model("parallel", sizes, 1)
-    traced = model.trace(2, batch=1, new_tokens=256, cached=0, dtype="float16", engine="torch")
+@pytest.mark.parametrize("engine", hardware.ENGINES[1:])
+def test_memory_means_the_same_simulated_and_measured_and_what_fits_leaves_room_for_the_runtime(engine):
+    place = dataclasses.replace(hardware.load(HARDWARE / "h100.yaml"), peak={"float32": 6e13}, tables={})
+    sizes = sizes_of("kraken", SHAPE["width"], SHAPE["n_head"], 4) | {"n_layer": SHAPE["n_layer"]} | LENGTHS
+    model = sweep.Model("kraken", sizes, 1)  # two splits a rank, which are joined by copies where they are packed
+    traced = model.trace(2, batch=1, new_tokens=256, cached=0, dtype="float32", engine=engine)
     run = sweep.Run(model, traced, sweep.timeline_of(traced, place))
-    needed = memory_of(sizes, 1, 2, batch=1, context=256, dtype="float16").at(256)
+    needed = memory_of(sizes, 1, 2, batch=1, context=256, dtype="float32", engine=engine).at(256)
     for reserved, fits in ((0.0, True), (place.memory - needed - 1e3, True), (place.memory - needed + 1e3, False)):
         row = sweep.row_of(run, dataclasses.replace(place, reserved=reserved))
         assert row["memory_gb"] == pytest.approx(needed / 1e9)

@@ -47,11 +47,14 @@ def test_a_deep_models_trace_is_that_of_all_its_layers(architecture, engine, new
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_shapes_known_in_advance_are_those_that_torch_finds(architecture, monkeypatch):
-    config = config_of(architecture, n_layer=3)
-    known = trace(config, 2, batch=2, new_tokens=16)
+@pytest.mark.parametrize("engine", ["torch", "torch-cpu"])
+def test_shapes_known_in_advance_are_those_that_torch_finds(architecture, engine, monkeypatch):
+    monkeypatch.setattr(products, "PACKED", 1)
+    config = config_of(architecture, world=4, n_layer=3)
+    settings = {"batch": 2, "new_tokens": 16, "dtype": "float32", "engine": engine}
+    known = trace(config, 2, **settings)
     monkeypatch.setattr(tracing, "shape_alone", lambda name, args, kwargs: None)
-    assert trace(config, 2, batch=2, new_tokens=16).steps == known.steps
+    assert trace(config, 2, **settings).steps == known.steps
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -46,7 +46,7 @@ def test_after_kill_9_at_three_random_moments_the_weights_are_those_of_an_undist
     kills = []
     while len(kills) < 3:
         process = started(train, text, tmp_path, **LONG)
-        # Some checkpoints on, and somewhere on the way to the next: far from the end, however fast this run is.
+        # Some checkpoints on, and somewhere on the way to the next: far from the end, were the run three times as fast.
         wait_for_checkpoint(process, tmp_path, beyond=updates_of_newest(tmp_path) + 7 * random.randint(0, 4))
         time.sleep(random.uniform(0, seconds / 29))
         process.kill()

@@ -61,8 +61,8 @@ def write_card(
         raise InputError(
             f"weights_license: expected an identifier such as mit or cc-by-4.0, found {weights_license!r}; correct it"
         )
-    known = model / "metrics.json"  # not of a model that Python code saved
-    metrics = read_json(known) if known.is_file() else {}
+    path = model / "metrics.json"  # not there where Python code saved the model
+    metrics = read_json(path) if path.is_file() else {}
     parts = [
         front_matter(config, weights_license),
         f"# {name}",

@@ -101,7 +101,7 @@ class Bench:
         self.pool = torch.randn(POOL_BYTES // dtype.itemsize, device=device, dtype=dtype)
         self.offset = 0
         self.small = torch.randn(1, SMALL_ROWS, BEHIND_WIDTH, device=device, dtype=dtype)
-        self.times_behind = self.times(BEHIND_WIDTH, BEHIND_WIDTH)
+        self.product_behind = self.product_with(BEHIND_WIDTH, BEHIND_WIDTH)
 
     def weight(self, *shape: int) -> Tensor:
         """A tensor that no recent call has read."""
@@ -136,7 +136,7 @@ class Bench:
 
     def small_product(self) -> None:
         """One that reads a weight of a megabyte or so, and takes a fraction of a millisecond."""
-        self.times_behind(self.small)
+        self.product_behind(self.small)
 
     def layer_of_products(self) -> None:
         for _ in range(LAYER):
@@ -175,10 +175,10 @@ class Bench:
         for m, n, k in shapes:
             if 2 * m * n * k <= self.most_flops and 2 * n * k <= len(self.pool):
                 x = torch.randn(1, m, k, device=self.device, dtype=self.dtype)
-                points.append([m, n, k, self.mean(partial(self.times(n, k), x))])
+                points.append([m, n, k, self.mean(partial(self.product_with(n, k), x))])
         return {"product": points}
 
-    def times(self, n: int, k: int) -> Callable[[Tensor], Tensor]:
+    def product_with(self, n: int, k: int) -> Callable[[Tensor], Tensor]:
         """x (1, M, K) times a weight (n, K) as the engine has it, another one at every call."""
         # An engine's head, whose weight is the embedding, is not packed.
         if n == HEAD or not packable(self.weight(n, k)):
@@ -266,7 +266,7 @@ class Bench:
 
         def products(count: int) -> None:
             for _ in range(count):
-                self.times_behind(x)
+                self.product_behind(x)
 
         def barrier() -> None:
             wait_for_ranks(self.comm, self.device)
@@ -321,7 +321,7 @@ class Bench:
 
         def products() -> None:
             for _ in range(BEHIND):
-                self.times_behind(before)
+                self.product_behind(before)
 
         def both() -> None:
             products()

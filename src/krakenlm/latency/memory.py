@@ -32,13 +32,14 @@ class Memory:
         return max(0, int((available - self.fixed) / self.per_token))
 
 
-def memory_of(sizes: Mapping, chunks: int, world: int, *, batch: int, context: int, dtype: str) -> Memory:
+def memory_of(sizes: Mapping, chunks: int, world: int, *, batch: int, context: int, dtype: str, engine: str) -> Memory:
     """The memory of one rank of `world`, from prompts of `context` tokens and of twice as many.
 
     Args:
         sizes: of the model (models.config_from_dict); its position embeddings are counted as they are, longer prompts
             or not.
         chunks: that a prompt goes through the layers in.
+        engine: whose results are counted (krakenlm.latency.trace.trace).
     """
     config = dataclasses.replace(models.config_from_dict(sizes), block_size=2 * context)
 
@@ -47,7 +48,7 @@ def memory_of(sizes: Mapping, chunks: int, world: int, *, batch: int, context: i
             module.chunks = chunks
 
     def traced(tokens: int) -> Trace:
-        return trace(config, world, batch=batch, new_tokens=tokens, dtype=dtype, prepare=prepare)
+        return trace(config, world, batch=batch, new_tokens=tokens, dtype=dtype, engine=engine, prepare=prepare)
 
     once, twice = traced(context), traced(2 * context)
     positions = (2 * context - sizes["block_size"]) * sizes["width"] * once.element_bytes

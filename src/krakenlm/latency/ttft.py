@@ -104,7 +104,8 @@ def measure_ttft(
     ]
     warn_of_unequal_sizes([parameter_count(each["sizes"]) for each in models_timed])
     available = machine.memory_of_a_rank(tp)
-    layers = layers_timed(models_timed, tp, batch, max(contexts), dtype, USABLE * available)
+    engine = "torch" if torch.cuda.device_count() >= tp else "torch-cpu"
+    layers = layers_timed(models_timed, tp, batch, max(contexts), dtype, engine, USABLE * available)
     settings = {
         "timed": models_timed,
         "layers": layers,
@@ -134,7 +135,7 @@ def measure_ttft(
         "seed": seed,
     }
     memory = [
-        memory_of(each["sizes"], each["chunks"], tp, batch=batch, context=max(contexts), dtype=dtype)
+        memory_of(each["sizes"], each["chunks"], tp, batch=batch, context=max(contexts), dtype=dtype, engine=engine)
         for each in models_timed
     ]
     rows, parts = [], []
@@ -154,7 +155,9 @@ def measure_ttft(
     return write_table(out_csv, rows, COLUMNS)
 
 
-def layers_timed(timed: list[dict], tp: int, batch: int, context: int, dtype: str, available: float) -> int:
+def layers_timed(
+    timed: list[dict], tp: int, batch: int, context: int, dtype: str, engine: str, available: float
+) -> int:
     """How many layers of every model are timed, so that all of them fit a rank's `available` bytes together.
 
     Raises:
@@ -164,11 +167,12 @@ def layers_timed(timed: list[dict], tp: int, batch: int, context: int, dtype: st
 
     def beside_weights(layers: int) -> float:
         """Cache and results of every model: a recorded prefill keeps its own."""
-        return sum(
-            memory_of(sizes, each["chunks"], tp, batch=batch, context=context, dtype=dtype).at(context) - weights(sizes)
-            for each in timed
-            for sizes in [each["sizes"] | {"n_layer": layers}]
-        )
+        found = 0.0
+        for each in timed:
+            sizes = each["sizes"] | {"n_layer": layers}
+            memory = memory_of(sizes, each["chunks"], tp, batch=batch, context=context, dtype=dtype, engine=engine)
+            found += memory.at(context) - weights(sizes)
+        return found
 
     def weights(sizes: dict) -> int:
         return getattr(torch, dtype).itemsize * rank_parameter_count(sizes, tp)

@@ -126,8 +126,10 @@ def fused_norm() -> ModuleType | None:
 
     Not without Triton, which compiles with a C compiler and Python's headers, nor where a model was exported to alone.
     """
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")  # as Triton looks for one
-    if shutil.which(compiler or "") is None or not Path(sysconfig.get_path("include"), "Python.h").exists():
+    compiler = os.environ.get("CC")  # as Triton looks for one: whatever it is, where it is set
+    if compiler is None:
+        compiler = shutil.which("gcc") or shutil.which("clang") or ""
+    if shutil.which(compiler) is None or not Path(sysconfig.get_path("include"), "Python.h").exists():
         return None
     try:
         return importlib.import_module("krakenlm.models.fused_norm")

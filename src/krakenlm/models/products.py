@@ -15,7 +15,8 @@ from torch.nn import functional as F
 # fastest (docs/benchmarks.md, one H100). It pays where many rows share the padded weights; how many is a guess.
 ALIGNMENT, TILE, HEAD = {"cuda": 8}, 64, 8
 MANY_ROWS = 128
-# Of a weight that is worth packing for a CPU: below, calling the packed product takes longer than it saves.
+# Numbers of a weight that is worth packing for a CPU: below, calling the packed product takes longer than it saves. (Of
+# one row, decoding, it saves nothing; docs/benchmarks.md.)
 PACKED = 2**16
 
 
@@ -119,9 +120,10 @@ def pack(module: nn.Module) -> nn.Module:
 
 def packable(weight: Tensor) -> bool:
     """Whether a weight (E, D), or those of splits (N, E, D), are ones that packing makes faster."""
-    # What runs on meta tensors stands for a CPU's engine.
-    suits = weight.device.type in ("cpu", "meta") and weight.dtype == torch.float32
-    return suits and weight.shape[-2:].numel() >= PACKED and torch.backends.mkldnn.is_available()
+    if weight.dtype != torch.float32 or weight.shape[-2:].numel() < PACKED:
+        return False
+    # What runs on meta tensors stands for some CPU's engine.
+    return weight.is_meta or (weight.device.type == "cpu" and torch.backends.mkldnn.is_available())
 
 
 def pack_weight(weight_ED: Tensor) -> Tensor:
@@ -134,13 +136,13 @@ def pack_weight(weight_ED: Tensor) -> Tensor:
 def packed_product(x: Tensor, weights: list[Tensor], bias: Tensor | None) -> Tensor:
     """x times the transposed packed weight (E, D), plus the bias; of N splits one after another."""
     if len(weights) == 1:
-        return plus_bias(x, weights[0], None if bias is None else bias.flatten())
+        return packed_linear(x, weights[0], None if bias is None else bias.flatten())
     biases = [None] * len(weights) if bias is None else list(bias)
     # Of packed weights there is no batched product.
-    return torch.stack([plus_bias(*split) for split in zip(x, weights, biases, strict=True)])
+    return torch.stack([packed_linear(*split) for split in zip(x, weights, biases, strict=True)])
 
 
-def plus_bias(x: Tensor, weight: Tensor, bias_E: Tensor | None) -> Tensor:
+def packed_linear(x: Tensor, weight: Tensor, bias_E: Tensor | None) -> Tensor:
     """x times one packed weight, plus the bias."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias_E, "none", [], "")
 
