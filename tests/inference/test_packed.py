@@ -206,3 +206,11 @@ def test_other_types_of_what_a_packed_weight_multiplies_are_named():
         pytest.raises(ValueError, match=r"expected float32 and no autocast, found autocast"),
     ):
         linear(torch.zeros(1, 2, 64))
+
+
+def test_gradients_through_a_packed_weight_are_refused():
+    module = pack(drawn("standard")).requires_grad_(True)
+    with pytest.raises(ValueError, match="expected an input without a gradient"):
+        module(torch.zeros(1, 2, dtype=torch.int64))
+    with torch.no_grad():
+        module(torch.zeros(1, 2, dtype=torch.int64))

@@ -70,7 +70,7 @@ OutFolder = Annotated[Path, typer.Option(help="Folder that this stage writes.", 
 ModelFolder = Annotated[Path, typer.Argument(help="Model folder.", callback=model_to_read)]
 Scale = Annotated[str, typer.Option(help="Scale, for the column of that name.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
-Threads = Annotated[int, typer.Option(help="Threads that torch may use.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that torch may use.")]
 
 
 @contextlib.contextmanager

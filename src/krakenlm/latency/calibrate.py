@@ -18,7 +18,7 @@ from krakenlm.latency import hardware, kernels
 from krakenlm.latency.bench import MESSAGES, TINY
 from krakenlm.latency.hardware import BESIDE, TAKEN, Overlap, place_in_table, quantity, table_models
 from krakenlm.latency.kernels import Table
-from krakenlm.latency.links import LOOPBACK, LinkError, network, off_its_label
+from krakenlm.latency.links import LOOPBACK, LinkError, gbit, network, off_its_label
 from krakenlm.latency.trace import trace
 from krakenlm.machine import refuse_missing_ranks
 
@@ -42,6 +42,7 @@ def calibrate(out_yaml: str | Path, *, ranks: int, threads: int, link: str, dtyp
     Raises:
         InputError: this machine has fewer cores or GPUs than the ranks need, or not the link.
     """
+    gbit(link)  # one rank alone would not try it
     gpus = torch.cuda.device_count()
     refuse_missing_ranks("--ranks", ranks, threads, gpus)
     on_gpus = gpus >= ranks

@@ -62,6 +62,8 @@ class Linear(nn.Module):
             if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
                 found = "autocast" if x.dtype == torch.float32 else x.dtype
                 raise ValueError(f"packed weights: expected float32 and no autocast, found {found}")
+            if x.requires_grad and torch.is_grad_enabled():
+                raise ValueError("packed weights: expected an input without a gradient, found one with; do not pack")
             start, stop, _ = (rows or slice(None)).indices(weight.shape[-2])
             return packed_product(x, self.packed[start, stop], None if bias is None else bias[..., start:stop])
         if rows is not None:
