@@ -89,7 +89,8 @@ def test_bfloat16_compiled_into_one_graph_is_close_to_float32(architecture):
 @pytest.mark.parametrize("width", [45, 504, 1030])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("expanded", [False, True])
-def test_the_norm_of_splits_in_one_kernel_is_a_norm_and_a_product(width, bias, expanded):
+@pytest.mark.parametrize("cut", [False, True])
+def test_the_norm_of_splits_in_one_kernel_is_a_norm_and_a_product(width, bias, expanded, cut):
     from krakenlm.models.fused_norm import split_layer_norm  # needs Triton
 
     generator = torch.Generator(DEVICE).manual_seed(0)
@@ -98,7 +99,8 @@ def test_the_norm_of_splits_in_one_kernel_is_a_norm_and_a_product(width, bias, e
         return torch.randn(*shape, generator=generator, device=DEVICE, requires_grad=True)
 
     x, weight_ND, bias_ND = drawn_once(1 if expanded else 3, 2, 777, width), drawn_once(3, width), drawn_once(3, width)
-    out_N, gradient = x.expand(3, -1, -1, -1), drawn_once(3, 2, 777, width).detach()
+    # A product that was padded gives a gradient whose rows are further apart than they are wide.
+    out_N, gradient = x.expand(3, -1, -1, -1), drawn_once(3, 2, 777, width + 3 * cut).detach()[..., :width]
     inputs = [x, weight_ND, bias_ND][: 3 if bias else 2]
     found = split_layer_norm(out_N, weight_ND, bias_ND if bias else None, 1e-5, torch.float32)
     expected = F.layer_norm(out_N, (width,), eps=1e-5) * weight_ND[:, None, None]

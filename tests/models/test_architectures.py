@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from krakenlm import models
 from krakenlm.errors import InputError
@@ -412,26 +413,28 @@ def test_a_config_round_trips():
 def test_products_padded_for_the_hardware_change_no_logit_and_no_gradient(odd, bias, compiling, tokens_BT, monkeypatch):
     module = drawn(SMALL | odd | {"bias": bias})
     plain = gradients_of(module, tokens_BT)
-    padded_sizes = set()
     monkeypatch.setattr(products, "ALIGNMENT", {"cpu": 8})
     monkeypatch.setattr(products, "MANY_ROWS", 1)
-    monkeypatch.setattr(products, "plain_product", recording(padded_sizes))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
-    padded = gradients_of(module, tokens_BT)
-    assert {size % 8 for size in padded_sizes} == {0}
+    with ProductSizes() as products_of:
+        padded = gradients_of(module, tokens_BT)
+    assert {size % 8 for size in products_of.sizes - {tokens_BT.numel()}} == {0}
     for key, tensor in plain.items():
         torch.testing.assert_close(padded[key], tensor, rtol=0, atol=1e-12)
 
 
-def recording(sizes):
-    """plain_product, which notes the sizes of the weights that it is given."""
-    plain_product = products.plain_product
+class ProductSizes(TorchDispatchMode):
+    """The sizes of all matrices that are multiplied."""
 
-    def recorded(x, weight, bias):
-        sizes.update(weight.shape[-2:])
-        return plain_product(x, weight, bias)
+    def __init__(self):
+        super().__init__()
+        self.sizes = set()
 
-    return recorded
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+            for matrix in args[-2:]:
+                self.sizes.update(matrix.shape[-2:])
+        return function(*args, **kwargs or {})
 
 
 def gradients_of(module, tokens_BT):

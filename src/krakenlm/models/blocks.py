@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from krakenlm.errors import InputError
-from krakenlm.models.products import HEAD, Linear, aligned, product
+from krakenlm.models.products import HEAD, Linear, product, wider
 
 LAYER_NORM_EPS = 1e-5
 INITIAL_STD = 0.02
@@ -274,8 +274,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None, layer: int, at: slice | Tensor = ALL) -> Tensor:
         # A cache keeps heads as they are.
-        wide = aligned(self.head_size, x, self.qkv.weight, HEAD) if cache is None else self.head_size
-        padding = None if wide == self.head_size else (self.head_size, wide)
+        padding = wider(self.head_size, x, self.qkv.weight, HEAD) if cache is None else None
         if is_all(at) and not self.qkv.packed:
             q, k, v = self.qkv(x, out=padding).chunk(3, dim=-1)
         else:
@@ -295,9 +294,7 @@ class MLP(nn.Module):
         self.down = Linear(hidden, width, splits, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.down.weight.shape[-1]
-        wide = aligned(hidden, x, self.up.weight)
-        padding = None if wide == hidden else (hidden, wide)
+        padding = wider(self.down.weight.shape[-1], x, self.up.weight)
         return self.down(gelu(self.up(x, out=padding)), into=padding)
 
 

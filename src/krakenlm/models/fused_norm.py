@@ -22,7 +22,7 @@ PROGRAMS = 1024  # of the backward: each sums its rows' part of the weight's gra
 
 @triton.jit
 def forward_kernel(
-    x, weight, bias, y, mean, rstd, rows, width, stride_split, eps, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
+    x, weight, bias, y, moments, rows, width, stride_split, eps, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     split = row // rows
@@ -36,13 +36,13 @@ def forward_kernel(
     if HAS_BIAS:
         y_D += tl.load(bias + split * width + d, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + row * width + d, y_D.to(y.dtype.element_ty), mask=inside)
-    tl.store(mean + row, mean_1)
-    tl.store(rstd + row, rstd_1)
+    tl.store(moments + 2 * row, mean_1)
+    tl.store(moments + 2 * row + 1, rstd_1)
 
 
 @triton.jit
 def backward_kernel(
-    dy, x, weight, mean, rstd, dx, dweight, dbias, rows, width, stride_split,
+    dy, x, weight, moments, dx, dweight, dbias, rows, width, stride_split, stride_dy_split, stride_dy,
     ROWS_EACH: tl.constexpr, ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """With n_R = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - n mean(g n)), means over the width."""
@@ -55,11 +55,13 @@ def backward_kernel(
     for first in range(0, ROWS_EACH, ROWS):
         r = part * ROWS_EACH + first + tl.arange(0, ROWS)
         there = (r < end)[:, None] & inside[None, :]
-        at = r.to(tl.int64)[:, None] * width + d[None, :]
+        r_R1 = r.to(tl.int64)[:, None]
+        at = r_R1 * width + d[None, :]
         x_RD = tl.load(x + split * stride_split + at, mask=there, other=0.0).to(tl.float32)
-        dy_RD = tl.load(dy + split * rows * width + at, mask=there, other=0.0).to(tl.float32)
-        mean_R = tl.load(mean + split * rows + r, mask=r < end, other=0.0)
-        rstd_R = tl.load(rstd + split * rows + r, mask=r < end, other=0.0)
+        dy_RD = tl.load(dy + split * stride_dy_split + r_R1 * stride_dy + d[None, :], mask=there, other=0.0)
+        dy_RD = dy_RD.to(tl.float32)
+        mean_R = tl.load(moments + 2 * (split * rows + r), mask=r < end, other=0.0)
+        rstd_R = tl.load(moments + 2 * (split * rows + r) + 1, mask=r < end, other=0.0)
         n_RD = tl.where(there, (x_RD - mean_R[:, None]) * rstd_R[:, None], 0.0)
         g_RD = dy_RD * weight_1D
         mean_g_R = tl.sum(g_RD, axis=1) / width
@@ -79,43 +81,49 @@ class SplitLayerNorm(torch.autograd.Function):
     """See `split_layer_norm`."""
 
     @staticmethod
-    def forward(ctx: Any, x_NRD: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+        x_NRD = x.flatten(1, -2)
         splits, rows, width = x_NRD.shape
         if x_NRD.stride()[1:] != (width, 1):
             x_NRD = x_NRD.contiguous()
-        y_NRD = torch.empty(x_NRD.shape, dtype=dtype, device=x_NRD.device)
-        mean, rstd = torch.empty(2, splits * rows, dtype=torch.float32, device=x_NRD.device)
-        block = triton.next_power_of_2(width)
-        with torch.cuda.device_of(x_NRD):  # Triton starts kernels on the current device
+        y = torch.empty(x.shape, dtype=dtype, device=x.device)
+        moments = torch.empty(splits * rows, 2, dtype=torch.float32, device=x.device)
+        with torch.cuda.device_of(x):  # Triton starts kernels on the current device
             forward_kernel[(splits * rows,)](
-                x_NRD, weight, bias, y_NRD, mean, rstd, rows, width, x_NRD.stride(0), eps,
-                HAS_BIAS=bias is not None, BLOCK=block, num_warps=4,
+                x_NRD, weight, bias, y, moments, rows, width, x_NRD.stride(0), eps,
+                HAS_BIAS=bias is not None, BLOCK=triton.next_power_of_2(width), num_warps=4,
             )  # fmt: skip
-        ctx.save_for_backward(x_NRD, weight, mean, rstd)
+        ctx.save_for_backward(x_NRD, weight, moments)
         ctx.has_bias = bias is not None
-        return y_NRD
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_NRD: Tensor) -> tuple[Tensor | None, ...]:
-        x_NRD, weight_ND, mean, rstd = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x_NRD, weight, moments = ctx.saved_tensors
         splits, rows, width = x_NRD.shape
-        dy_NRD = dy_NRD.contiguous()
-        dx_NRD = torch.empty(x_NRD.shape, dtype=x_NRD.dtype, device=x_NRD.device)
+        dy_NRD = dy.flatten(1, -2)
+        if dy_NRD.stride(2) != 1:
+            dy_NRD = dy_NRD.contiguous()
+        dx = torch.empty(dy.shape, dtype=x_NRD.dtype, device=dy.device)
         block = triton.next_power_of_2(width)
         side_by_side = max(1, ELEMENTS // block)
         rows_each = -(-rows // max(1, PROGRAMS // splits) // side_by_side) * side_by_side
         parts = -(-rows // rows_each)
-        sums = torch.empty(2 if ctx.has_bias else 1, splits, parts, width, dtype=torch.float32, device=x_NRD.device)
-        with torch.cuda.device_of(x_NRD):
+        dweight, dbias = (
+            torch.empty(splits, parts, width, dtype=torch.float32, device=dy.device) if there else None
+            for there in (True, ctx.has_bias)
+        )
+        with torch.cuda.device_of(dy):
             backward_kernel[(parts, splits)](
-                dy_NRD, x_NRD, weight_ND, mean, rstd, dx_NRD, sums[0], sums[-1], rows, width, x_NRD.stride(0),
+                dy_NRD, x_NRD, weight, moments, dx, dweight, dbias,
+                rows, width, x_NRD.stride(0), dy_NRD.stride(0), dy_NRD.stride(1),
                 ROWS_EACH=rows_each, ROWS=side_by_side, HAS_BIAS=ctx.has_bias, BLOCK=block, num_warps=8,
             )  # fmt: skip
-        dweight_ND, *dbias_ND = sums.sum(2).to(weight_ND.dtype)
-        return dx_NRD, dweight_ND, dbias_ND[0] if dbias_ND else None, None, None
+        summed = [None if each is None else each.sum(1).to(weight.dtype) for each in (dweight, dbias)]
+        return dx, *summed, None, None
 
 
 def split_layer_norm(x: Tensor, weight_ND: Tensor, bias_ND: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
     """LayerNorm of x_N...D over D with each split's weight and bias, computed in float32, the result as `dtype`."""
-    return SplitLayerNorm.apply(x.flatten(1, -2), weight_ND, bias_ND, eps, dtype).view(x.shape)
+    return SplitLayerNorm.apply(x, weight_ND, bias_ND, eps, dtype)

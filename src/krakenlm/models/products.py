@@ -3,7 +3,7 @@
 Shapes: D width of x, E width of the result, N splits, R rows.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,7 @@ class Linear(nn.Module):
         """The product with all rows of the weight, or with some: a part of the result.
 
         Args:
-            out: (size, wide): zeros behind every `size` numbers of the result, so that they are `wide`.
-            into: the same of x, which has them.
-            tile: see `product`.
+            out, into, tile: see `product`.
         """
         weight, bias = self.weight, self.bias
         if self.packed:
@@ -68,11 +66,7 @@ class Linear(nn.Module):
             return packed_product(x, self.packed[start, stop], None if bias is None else bias[..., start:stop])
         if rows is not None:
             weight, bias = weight[..., rows, :], None if bias is None else bias[..., rows]
-        if out is not None:
-            weight, bias = widened(autocast(weight), -2, *out), None if bias is None else widened(bias, -1, *out)
-        if into is not None:
-            weight = widened(autocast(weight), -1, *into)
-        return product(x, weight, bias, tile)
+        return product(x, weight, bias, out, into, tile)
 
     @torch.no_grad()
     def pack(self) -> None:
@@ -158,12 +152,6 @@ def autocast(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype(device))
 
 
-def widened(tensor: Tensor, dim: int, size: int, wide: int) -> Tensor:
-    """Zeros behind every `size` entries along `dim`, counted from the last (-1): `wide` each."""
-    blocks = F.pad(tensor.unflatten(dim, (-1, size)), (0, 0) * (-dim - 1) + (0, wide - size))
-    return blocks.flatten(dim - 1, dim)
-
-
 def aligned(size: int, x: Tensor, weight: Tensor, tile: int = TILE) -> int:
     """The size that products of x with `weight` should have on its device in place of `size`."""
     step = ALIGNMENT.get(x.device.type)
@@ -176,52 +164,140 @@ def aligned(size: int, x: Tensor, weight: Tensor, tile: int = TILE) -> int:
     return -(-size // tile) * tile
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, tile: int = TILE) -> Tensor:
+def wider(size: int, x: Tensor, weight: Tensor, tile: int = TILE) -> tuple[int, int] | None:
+    """(size, wide): how wide blocks of `size` rows of `weight` should be; None where as wide as they are."""
+    wide = aligned(size, x, weight, tile)
+    return None if wide == size else (size, wide)
+
+
+class Padding(NamedTuple):
+    """Zeros along one dimension of a weight: behind each of its blocks, and behind all of them."""
+
+    blocks: int
+    size: int  # of a block
+    wide: int  # of a block with its zeros
+    total: int
+
+    @classmethod
+    def of(cls, width: int, total: int, each: tuple[int, int] | None = None) -> "Padding":
+        """`width` entries padded to `total`; `each`: (size, wide) of the blocks, where all are not one."""
+        size, wide = each or (width, total)
+        return cls(width // size, size, wide, total)
+
+    @property
+    def behind(self) -> int:
+        """Zeros behind all blocks."""
+        return self.total - self.blocks * self.wide
+
+    @property
+    def none(self) -> bool:
+        return self.total == self.blocks * self.size
+
+
+AS_IT_IS = Padding.of(1, 1)
+
+
+def pad(weight: Tensor, rows: Padding, columns: Padding) -> Tensor:
+    """The weight (..., E, D) with its zeros."""
+    if rows.none and columns.none:
+        return weight
+    # A compiler fuses less around a dimension of one block.
+    blocks, zeros = weight, [0, columns.wide - columns.size]
+    if columns.blocks > 1:
+        blocks, zeros = blocks.unflatten(-1, (columns.blocks, columns.size)), [*zeros, 0, 0]
+    if rows.blocks > 1:
+        blocks = blocks.unflatten(weight.dim() - 2, (rows.blocks, rows.size))
+    blocks = F.pad(blocks, [*zeros, 0, rows.wide - rows.size])
+    weight = blocks.reshape(*weight.shape[:-2], rows.blocks * rows.wide, columns.blocks * columns.wide)
+    if rows.behind or columns.behind:  # padding by nothing is a copy
+        weight = F.pad(weight, (0, columns.behind, 0, rows.behind))
+    return weight
+
+
+def unpad(gradient: Tensor, rows: Padding, columns: Padding) -> Tensor:
+    """The weight's gradient, from that of the padded one, (..., blocks, size, blocks, size)."""
+    if rows.none and columns.none:
+        return gradient
+    gradient = gradient[..., : rows.total - rows.behind, : columns.total - columns.behind]
+    blocks = gradient.unflatten(-1, (columns.blocks, columns.wide)).unflatten(-3, (rows.blocks, rows.wide))
+    return blocks[..., : rows.size, :, : columns.size]
+
+
+def lengthened(x: Tensor, total: int) -> Tensor:
+    """x_...D with zeros behind its D numbers, `total` of them together."""
+    return x if x.shape[-1] == total else F.pad(x, (0, total - x.shape[-1]))
+
+
+def shortened(x: Tensor, width: int) -> Tensor:
+    """The first `width` numbers of x_...D."""
+    return x if x.shape[-1] == width else x[..., :width]
+
+
+def product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    out: tuple[int, int] | None = None,
+    into: tuple[int, int] | None = None,
+    tile: int = TILE,
+) -> Tensor:
     """x times the transposed weight, plus the bias, of sizes that suit the device; the result has its own.
 
     weight: (E, D), or (N, E, D) with splits.
 
     Args:
+        out: (size, wide): zeros behind every `size` numbers of the result, so that they are `wide`.
+        into: the same of x, which has them.
         tile: what a compiler pads D to a multiple of. Where x is no compiler's own work padding it copies it.
     """
     width_out, width_in = weight.shape[-2:]
-    more_out = aligned(width_out, x, weight) - width_out
-    more_in = aligned(width_in, x, weight, tile) - width_in
-    if not (more_out or more_in):
-        return plain_product(x, weight, bias)
-    if more_in:  # padding by nothing is a copy
-        x = F.pad(autocast(x), (0, more_in))
-    bias = None if bias is None else F.pad(bias, (0, more_out))
-    return plain_product(x, F.pad(autocast(weight), (0, more_in, 0, more_out)), bias)[..., :width_out]
-
-
-def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same as they are; with weights (N, E, D) split by split, in one batched product."""
+    kept = width_out if out is None else width_out // out[0] * out[1]
+    rows = Padding.of(width_out, aligned(kept, x, weight), out)
+    columns = Padding.of(width_in, aligned(x.shape[-1], x, weight, tile), into)
     if weight.dim() == 2:
-        return F.linear(x, weight, bias)
+        return plain_product(x, weight, bias, kept, rows, columns)
     if len(weight) == 1:  # one split on this rank: the plain product is the faster one
-        return F.linear(x[0], weight[0], None if bias is None else bias[0]).unsqueeze(0)
-    # Autocast would not reach into BatchedProduct.
-    x, weight = autocast(x), autocast(weight)
-    y = BatchedProduct.apply(x.flatten(1, -2), weight)
-    if bias is not None:
-        y = y + bias[:, None].to(y.dtype)
-    return y.unflatten(1, x.shape[1:-1])
+        bias = None if bias is None else bias[0]
+        return plain_product(x[0], weight[0], bias, kept, rows, columns).unsqueeze(0)
+    y = BatchedProduct.apply(x, weight, kept, rows, columns)
+    if bias is None:
+        return y
+    bias = pad(bias[..., None], Padding.of(width_out, kept, out), AS_IT_IS)
+    return y + bias.view(len(bias), *[1] * (y.dim() - 2), kept).to(y.dtype)
+
+
+def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None, kept: int, rows: Padding, columns: Padding) -> Tensor:
+    """The product with one weight (E, D), both padded, and the first `kept` numbers of the result."""
+    if rows.none and columns.none:
+        return F.linear(x, weight, bias)
+    x, weight = lengthened(autocast(x), columns.total), pad(autocast(weight), rows, columns)
+    bias = None if bias is None else pad(bias[:, None], rows, AS_IT_IS)[:, 0]
+    return shortened(F.linear(x, weight, bias), kept)
 
 
 class BatchedProduct(torch.autograd.Function):
-    """x_NRD times the transposed weight_NED, (N, R, E), the weight's gradient in the weight's own layout.
+    """x_N...D times the transposed weight_NED, both padded, and the first `kept` numbers of the result.
 
-    PyTorch's backward of bmm gives the transpose of it, and copies it for the optimizer: a tenth of a training step at
-    width 504 on a CPU.
+    One function instead of one for each of its steps: in eager training on a GPU what takes the time is to launch them.
+    And PyTorch's backward of bmm gives the weight's gradient transposed, and copies it for the optimizer: a tenth of a
+    training step at width 504 on a CPU.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_NRD: Tensor, weight_NED: Tensor) -> Tensor:
-        ctx.save_for_backward(x_NRD, weight_NED)
-        return torch.bmm(x_NRD, weight_NED.mT)
+    def forward(ctx: Any, x: Tensor, weight_NED: Tensor, kept: int, rows: Padding, columns: Padding) -> Tensor:
+        # Autocast does not reach in here.
+        x_NRD = lengthened(autocast(x).flatten(1, -2), columns.total)
+        padded_NED = pad(autocast(weight_NED), rows, columns)
+        ctx.save_for_backward(x_NRD, padded_NED)
+        ctx.rows, ctx.columns = rows, columns
+        ctx.x, ctx.weight = (x.shape, x.dtype), (weight_NED.shape, weight_NED.dtype)
+        return shortened(torch.bmm(x_NRD, padded_NED.mT), kept).view(*x.shape[:-1], kept)
 
     @staticmethod
-    def backward(ctx: Any, gradient_NRE: Tensor) -> tuple[Tensor, Tensor]:
-        x_NRD, weight_NED = ctx.saved_tensors
-        return torch.bmm(gradient_NRE, weight_NED), torch.bmm(gradient_NRE.mT, x_NRD)
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x_NRD, padded_NED = ctx.saved_tensors
+        (shape, dtype), (weight_shape, weight_dtype) = ctx.x, ctx.weight
+        dy_NRE = lengthened(dy, ctx.rows.total).flatten(1, -2)
+        dx = shortened(torch.bmm(dy_NRE, padded_NED), shape[-1]).view(shape)
+        dweight = unpad(torch.bmm(dy_NRE.mT, x_NRD), ctx.rows, ctx.columns)
+        return dx.to(dtype), dweight.to(weight_dtype).reshape(weight_shape), None, None, None
