@@ -9,9 +9,8 @@ has medians, and ratios of paired steps with their bootstrap intervals. Before t
 model's loss and gradients. Peak memory is of training the one model alone. CPU: resident size of a process of its own,
 less what it had before the model. GPU: allocated.
 
-On a GPU the loop runs eager alone, since compiling its 24 to 96 sub-layers takes minutes. The others are compiled in
-processes side by side, all at once where the card has room for them, else those of a size, which then make steps in
-turns.
+On a GPU the loop runs eager alone, since compiling its 24 to 96 sub-layers takes minutes. The others of a size are
+compiled at once, in processes side by side, which then make steps in turns.
 """
 
 import argparse
@@ -75,9 +74,7 @@ KRAKENS = [
     ("350m", {"degree": 4, "width": 644, "n_layer": 24, "n_head": 16}),
     ("760m", {"degree": 4, "width": 960, "n_layer": 24, "n_head": 16}),
 ]
-# Bytes of a card that holds every model of the table with its optimizer, and some of them training.
-ROOMY = 72e9
-# One sequence, where calling kernels is what costs, and about as many as fit a card of 24 GB, eager and compiled.
+# One sequence, where calling kernels is what costs, and about as many as fit a card of 24 GB, of the 760m one of 48.
 SEQUENCES = {"125m": 8, "350m": 4, "760m": 2}
 GPU_GROUPS = [
     Group(f"{size} {kraken['degree']}-way", sequences, 1024, kraken, GPT2[size])
@@ -262,6 +259,8 @@ class Apart:
         return self.number()
 
     def close(self) -> None:
+        """End the process; one that still works is not waited for."""
+        self.process.kill()
         self.process.communicate()
 
 
@@ -276,6 +275,8 @@ def serve(step: Training, warmup: int, before_kb: float) -> None:
 def in_turns(steps: dict[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
     """{model: milliseconds of each step}."""
     kinds, taken = list(steps), {kind: [] for kind in steps}
+    for step in steps.values():
+        step()  # gets back the memory that was given up while others warmed up
     for run in range(runs):
         for kind in kinds[run % len(kinds) :] + kinds[: run % len(kinds)]:
             taken[kind].append(steps[kind]())
@@ -303,10 +304,11 @@ class Benchmark:
         name = torch.cuda.get_device_name() if self.gpu else f"cpu, {torch.get_num_threads()} thread"
         print(f"{name}, matrix product {self.rate / 1e9:.0f} GFLOP/s, PyTorch {torch.__version__}\n")
         print(HEADER)
-        if self.gpu:
-            self.compiled_apart()
-        for index, group in enumerate(self.groups):
+        for group in self.groups:
             check(group.sizes(self.shape)["kraken"], self.device)
+        for size in GPT2 if self.gpu else ():
+            self.compiled_apart(size)
+        for index in range(len(self.groups)):
             for compiled in [False] if self.gpu or not self.compiled else [False, True]:
                 self.here(index, compiled)
 
@@ -328,36 +330,25 @@ class Benchmark:
         apart.close()
         return peak
 
-    def compiled_apart(self) -> None:
-        """Groups with several sequences: models compiled side by side, and, once all are, those of a size in turns."""
-        roomy = torch.cuda.get_device_properties(0).total_memory > ROOMY
-        for sizes in [list(GPT2)] if roomy else [[size] for size in GPT2]:
-            started = {size: self.start_compiled(size) for size in sizes}
-            peaks = {key: apart.number() for aparts in started.values() for key, apart in aparts.items()}
-            for size, aparts in started.items():
-                for index in self.of_size(size):
-                    keys = self.keys(index)
-                    taken = in_turns({kind: aparts[key].step for kind, key in keys.items()}, self.runs)
-                    self.print(index, taken, {kind: peaks[key] for kind, key in keys.items()}, True)
-                for apart in aparts.values():
-                    apart.close()
-
-    def of_size(self, size: str) -> list[int]:
-        """Which groups are of a size and have several sequences."""
-        return [i for i, group in enumerate(self.groups) if group.sequences > 1 and group.name.startswith(size)]
-
-    def keys(self, index: int) -> dict[str, str]:
-        """{model: its sizes as text} of a group: the standard model is that of every Kraken of its size."""
-        return {kind: json.dumps(self.groups[index].sizes(self.shape)[kind]) for kind in ("kraken", "standard")}
-
-    def start_compiled(self, size: str) -> dict[str, Apart]:
-        """{sizes as text: a process that compiles the model}, every model once."""
+    def compiled_apart(self, size: str) -> None:
+        """Groups of a size with several sequences: all models compiled side by side, then timed in turns."""
         started: dict[str, Apart] = {}
-        for index in self.of_size(size):
-            for kind, key in self.keys(index).items():
-                if key not in started:
-                    started[key] = Apart(index, kind, self.device, True)
-        return started
+        of_group = {}
+        try:
+            for index, group in enumerate(self.groups):
+                if group.sequences > 1 and group.name.startswith(size):
+                    keys = {kind: json.dumps(group.sizes(self.shape)[kind]) for kind in ("kraken", "standard")}
+                    of_group[index] = keys
+                    for kind, key in keys.items():
+                        if key not in started:  # the standard model is that of every Kraken of its size
+                            started[key] = Apart(index, kind, self.device, True)
+            peaks = {key: apart.number() for key, apart in started.items()}
+            for index, keys in of_group.items():
+                taken = in_turns({kind: started[key].step for kind, key in keys.items()}, self.runs)
+                self.print(index, taken, {kind: peaks[key] for kind, key in keys.items()}, True)
+        finally:
+            for apart in started.values():
+                apart.close()
 
     def print(self, index: int, taken: dict[str, list[float]], peaks: dict[str, float], compiled: bool) -> None:
         group = self.groups[index]

@@ -37,6 +37,9 @@ def test_damaged_json_names_the_file(tmp_path):
     (tmp_path / "value.json").write_text('{"a": ')
     with pytest.raises(InputError, match=r"value.json: expected JSON"):
         files.read_json(tmp_path / "value.json")
+    (tmp_path / "value.json").write_text('["a", 1]')
+    with pytest.raises(InputError, match=r'value.json: expected an object with keys, found \["a", 1\]; delete it'):
+        files.read_json(tmp_path / "value.json")
 
 
 def hold(path, events, end):

@@ -172,17 +172,22 @@ def read_json(path: str | Path) -> dict:
     """Read a JSON file that an earlier stage wrote.
 
     Raises:
-        InputError: it is missing or not JSON.
+        InputError: it is missing, not JSON, or no object with keys.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: expected a JSON file, found none; run the stage that writes it") from None
     except OSError as error:  # a folder, a file of another user's, a file where a folder should be
         raise InputError(f"{path}: expected a JSON file, found none to read ({error.strerror}); correct it") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected JSON, found a damaged file ({error}); delete it and run again") from None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{path}: expected an object with keys, found {json.dumps(found)[:40]}; delete it and run again"
+        )
+    return found
 
 
 @contextlib.contextmanager

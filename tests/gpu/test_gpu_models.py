@@ -6,6 +6,7 @@ from gpu_cases import ARCHITECTURES, DEVICE, ROWS, SHAPES, drawn, learned, off, 
 from torch.nn import functional as F
 
 from krakenlm.inference.cache import Cache
+from krakenlm.models import blocks
 from krakenlm.models.blocks import LAST
 from krakenlm.models.collectives import ALONE
 
@@ -20,7 +21,9 @@ def assert_close(found, expected, what):
 
 @every_shape
 @every_architecture
-def test_logits_and_gradients_are_those_of_the_cpu(architecture, shape):
+@pytest.mark.parametrize("fused", [1, blocks.FUSED])  # every norm of splits as one kernel, and none so small
+def test_logits_and_gradients_are_those_of_the_cpu(architecture, shape, fused, monkeypatch):
+    monkeypatch.setattr(blocks, "FUSED", fused)
     module, tokens_BT = drawn(architecture, shape), tokens(2, 96)
     expected, found = learned(module, tokens_BT), learned(on_gpu(module), tokens_BT.to(DEVICE))
     assert_close(found["logits"], expected["logits"], "logits")

@@ -212,6 +212,11 @@ def test_a_dtype_that_no_engine_computes_in_is_refused(tmp_path):
     assert not list(tmp_path.glob("*shards*"))
 
 
+def test_shards_are_no_model_folder(shards):
+    with pytest.raises(InputError, match="shards: expected a model folder, found the shards of one; name the model"):
+        models.load_config(shards)
+
+
 @pytest.mark.parametrize("held", ["thesis.tex", "model.safetensors"])
 def test_a_folder_that_holds_anything_but_shards_is_not_replaced(held, shards, tmp_path):
     (shards / held).write_text("mine")

@@ -224,6 +224,7 @@ def test_what_a_trained_model_costs_in_perplexity_stands_beside_its_time(tmp_pat
     assert cost["ladder", ""] == cost["parallel", ""] == ""
     kraken = next(row for row in rows if row["architecture"] == "kraken")
     assert kraken["perplexity_from"] == "kraken-2way, 9.8e-05M parameters, text, 1 seed(s)"
+    assert f"perplexity over standard's: {kraken['perplexity_from']}" in advise.lines(rows)[-2:]
 
 
 def test_a_table_of_perplexities_that_is_none_is_named(tmp_path):

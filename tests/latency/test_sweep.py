@@ -165,7 +165,9 @@ def test_a_timeline_is_written_for_a_browser(tmp_path, decode):
 
 
 def test_a_timeline_of_ranks_that_a_model_does_not_divide_over_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"^tp: expected ranks that standard can be divided over, found 3"):
+    with pytest.raises(
+        InputError, match=r"^tp: expected ranks that standard can be divided over, such as 1, 2, 4, 8, 16, found 3"
+    ):
         sweep.write_timeline(
             tmp_path / "trace.json", hardware=str(HARDWARE / "h100.yaml"), architecture="standard", shape=SHAPE, tp=3,
             context=128, batch=1, decode=False, degree=None, vocab_size=512, dtype="float16",

@@ -423,6 +423,40 @@ def test_products_padded_for_the_hardware_change_no_logit_and_no_gradient(odd, b
         torch.testing.assert_close(padded[key], tensor, rtol=0, atol=1e-12)
 
 
+def test_under_autocast_padded_products_are_close_to_unpadded_ones_and_gradients_stay_float32(tokens_BT, monkeypatch):
+    module = drawn(SIZES["kraken-3way-odd-bias-untied"]).float()
+
+    def found():
+        with torch.autocast("cpu", torch.bfloat16):
+            return gradients_of(module, tokens_BT)
+
+    plain = found()
+    monkeypatch.setattr(products, "ALIGNMENT", {"cpu": 8})
+    monkeypatch.setattr(products, "MANY_ROWS", 1)
+    for key, padded in found().items():
+        assert padded.dtype == plain[key].dtype == (torch.bfloat16 if key == "logits" else torch.float32), key
+        assert (padded - plain[key]).norm() < 2e-2 * plain[key].norm(), key
+
+
+@pytest.mark.parametrize("weight", [torch.ones(5, 8), torch.ones(1, 5, 8), torch.ones(3, 5, 8)])
+@pytest.mark.parametrize("alignment", [{}, {"cpu": 8}])
+@pytest.mark.parametrize("width", [7, 9])
+def test_a_product_refuses_an_input_of_another_width_than_the_weights(width, alignment, weight, monkeypatch):
+    monkeypatch.setattr(products, "ALIGNMENT", alignment)
+    monkeypatch.setattr(products, "MANY_ROWS", 1)
+    x = torch.ones(*weight.shape[:-2], 2, 4, width)
+    with pytest.raises(RuntimeError, match=r"size|shape"):
+        products.product(x, weight)
+
+
+def test_a_second_derivative_of_splits_products_is_refused():
+    x, weight = torch.ones(2, 1, 4, 8, requires_grad=True), torch.ones(2, 5, 8, requires_grad=True)
+    y = products.product(x, weight)
+    [dweight] = torch.autograd.grad(y.square().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dweight.sum().backward()
+
+
 class ProductSizes(TorchDispatchMode):
     """The sizes of all matrices that are multiplied."""
 

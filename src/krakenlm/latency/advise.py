@@ -304,7 +304,9 @@ def lines(rows: Sequence[Mapping]) -> list[str]:
             ]
         )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    measured = dict.fromkeys(row["perplexity_from"] for row in rows if row["perplexity_from"])
+    return text + [f"perplexity over standard's: {each}" for each in measured]
 
 
 def spread(row: Mapping, name: str) -> str:

@@ -47,7 +47,10 @@ def calibrate(out_yaml: str | Path, *, ranks: int, threads: int, link: str, dtyp
     refuse_missing_ranks("--ranks", ranks, threads, gpus)
     on_gpus = gpus >= ranks
     counts = [ranks] if on_gpus else sorted({1, ranks})
-    measured = {count: measure_over(link if count > 1 else LOOPBACK, count, threads, dtype) for count in counts}
+    measured = {}
+    for count in counts:
+        print(f"calibrate: measuring over {count} rank(s)", file=sys.stderr, flush=True)
+        measured[count] = measure_over(link if count > 1 else LOOPBACK, count, threads, dtype)
     load = max(found["other_load"] for found in measured.values())
     if load > QUIET:
         print(
@@ -70,6 +73,7 @@ def calibrate(out_yaml: str | Path, *, ranks: int, threads: int, link: str, dtyp
     comment = f"Made by: krakenlm hardware calibrate --ranks {ranks} --threads {threads} --link {link} --dtype {dtype}"
     hardware.write(out_yaml, {**described, "kernels": str(file)}, comment)
     hardware.load(out_yaml)
+    print(f"calibrate: wrote {out_yaml} and its tables, {out_yaml.parent / file}", file=sys.stderr)
 
 
 def measure_over(link: str, ranks: int, threads: int, dtype: str) -> dict:

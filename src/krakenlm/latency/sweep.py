@@ -195,19 +195,23 @@ def write_timeline(
         raise InputError(f"degree: expected none beside {architecture}, which has no splits, found {degree}; remove it")
     place = machines.load(hardware)
     place.check_ranks(tp)
-    wanted = max(tp, 2) if degree is None else degree
     lengths = {"vocab_size": vocab_size, "block_size": context + 1}
-    found = [
-        model
-        for model in models_of([architecture], shape, tp, [wanted], "head_size", lengths)
-        if model.degree in ("", wanted)
-    ]
+
+    def over(ranks: int) -> list[Model]:
+        wanted = max(ranks, 2) if degree is None else degree
+        candidates = models_of([architecture], shape, ranks, [wanted], "head_size", lengths)
+        return [model for model in candidates if model.degree in ("", wanted)]
+
+    found = over(tp)
     if not found:
-        raise InputError(f"tp: expected ranks that {architecture} can be divided over, found {tp}; choose another")
+        most = place.devices if place.between is None else shape["n_head"]
+        works = ", ".join(str(ranks) for ranks in range(1, most + 1) if over(ranks))
+        raise InputError(
+            f"tp: expected ranks that {architecture} can be divided over, such as {works}, found {tp}; choose others"
+        )
     new_tokens, cached = (1, context) if decode else (context, 0)
-    timeline = timeline_of(
-        found[0].trace(tp, batch=batch, new_tokens=new_tokens, cached=cached, dtype=dtype, engine=place.engine), place
-    )
+    traced = found[0].trace(tp, batch=batch, new_tokens=new_tokens, cached=cached, dtype=dtype, engine=place.engine)
+    timeline = timeline_of(traced, place)
     title = f"{architecture} on {place.title}, simulated: rank 0 of {tp}, context {context}, batch {batch}"
     write_json(out_json, chrome_trace(timeline, title))
     return {"in all": 1e3 * timeline.seconds} | {part: 1e3 * each for part, each in breakdown(timeline).items()}

@@ -139,4 +139,9 @@ def load_config(folder: str | Path) -> "Config":
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: expected a model folder, found none; correct the path, or train or import a model")
-    return config_from_dict(read_json(Path(folder) / "config.json"))
+    described = read_json(Path(folder) / "config.json")
+    if "mapping" in described:
+        raise InputError(
+            f"{folder}: expected a model folder, found the shards of one; name the model they were cut from"
+        )
+    return config_from_dict(described)

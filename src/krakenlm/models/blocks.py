@@ -26,6 +26,9 @@ from krakenlm.models.products import HEAD, Linear, product, wider
 LAYER_NORM_EPS = 1e-5
 INITIAL_STD = 0.02
 CPU_QUERIES = 64
+# Numbers from which on a norm of splits is one kernel: to start it takes the host longer than the operations that it
+# stands for, and of 2 to 4 million the host is what a step waits for (docs/benchmarks.md, one H100).
+FUSED = 2**22
 # Positions whose logits are wanted. Nothing that these do not need is computed in a model's last layer: all of its keys
 # and values, but queries, and whatever follows attention, at these positions alone.
 LAST, ALL = slice(-1, None), slice(None)
@@ -112,8 +115,8 @@ class LayerNorm(nn.Module):
         if weight.dim() == 1:
             return F.layer_norm(x, x.shape[-1:], weight, bias, eps=LAYER_NORM_EPS)
         eager_training = x.device.type == "cuda" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        kernels = fused_norm() if eager_training else None
-        if kernels is not None and x.dtype in kernels.DTYPES and x.numel():
+        kernels = fused_norm() if eager_training and x.numel() >= FUSED else None
+        if kernels is not None and x.dtype in kernels.DTYPES:
             dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
             return kernels.split_layer_norm(x, weight, bias, LAYER_NORM_EPS, dtype)
         y = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS) * per_split(weight, x)

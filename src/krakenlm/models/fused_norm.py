@@ -4,7 +4,7 @@ PyTorch's LayerNorm takes one weight. Without one, and the splits' weights multi
 and writes every activation five times more, in float32. Here a program normalises rows of one split, and writes them in
 the type that the product behind it takes.
 
-Shapes: x_NRD, weight_ND, bias_ND; N splits, R rows, D width.
+Shapes: x_NRD, weight_ND, bias_ND; N splits, R rows, D width. statistics: (N R, 2), each row's mean and 1 / deviation.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ PROGRAMS = 1024  # of the backward: each sums its rows' part of the weight's gra
 
 @triton.jit
 def forward_kernel(
-    x, weight, bias, y, moments, rows, width, stride_split, eps, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
+    x, weight, bias, y, statistics, rows, width, stride_split, eps, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     split = row // rows
@@ -36,13 +36,13 @@ def forward_kernel(
     if HAS_BIAS:
         y_D += tl.load(bias + split * width + d, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + row * width + d, y_D.to(y.dtype.element_ty), mask=inside)
-    tl.store(moments + 2 * row, mean_1)
-    tl.store(moments + 2 * row + 1, rstd_1)
+    tl.store(statistics + 2 * row, mean_1)
+    tl.store(statistics + 2 * row + 1, rstd_1)
 
 
 @triton.jit
 def backward_kernel(
-    dy, x, weight, moments, dx, dweight, dbias, rows, width, stride_split, stride_dy_split, stride_dy,
+    dy, x, weight, statistics, dx, dweight, dbias, rows, width, stride_split, stride_dy_split, stride_dy,
     ROWS_EACH: tl.constexpr, ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """With n_R = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - n mean(g n)), means over the width."""
@@ -60,8 +60,8 @@ def backward_kernel(
         x_RD = tl.load(x + split * stride_split + at, mask=there, other=0.0).to(tl.float32)
         dy_RD = tl.load(dy + split * stride_dy_split + r_R1 * stride_dy + d[None, :], mask=there, other=0.0)
         dy_RD = dy_RD.to(tl.float32)
-        mean_R = tl.load(moments + 2 * (split * rows + r), mask=r < end, other=0.0)
-        rstd_R = tl.load(moments + 2 * (split * rows + r) + 1, mask=r < end, other=0.0)
+        mean_R = tl.load(statistics + 2 * (split * rows + r), mask=r < end, other=0.0)
+        rstd_R = tl.load(statistics + 2 * (split * rows + r) + 1, mask=r < end, other=0.0)
         n_RD = tl.where(there, (x_RD - mean_R[:, None]) * rstd_R[:, None], 0.0)
         g_RD = dy_RD * weight_1D
         mean_g_R = tl.sum(g_RD, axis=1) / width
@@ -87,20 +87,20 @@ class SplitLayerNorm(torch.autograd.Function):
         if x_NRD.stride()[1:] != (width, 1):
             x_NRD = x_NRD.contiguous()
         y = torch.empty(x.shape, dtype=dtype, device=x.device)
-        moments = torch.empty(splits * rows, 2, dtype=torch.float32, device=x.device)
+        statistics = torch.empty(splits * rows, 2, dtype=torch.float32, device=x.device)
         with torch.cuda.device_of(x):  # Triton starts kernels on the current device
             forward_kernel[(splits * rows,)](
-                x_NRD, weight, bias, y, moments, rows, width, x_NRD.stride(0), eps,
+                x_NRD, weight, bias, y, statistics, rows, width, x_NRD.stride(0), eps,
                 HAS_BIAS=bias is not None, BLOCK=triton.next_power_of_2(width), num_warps=4,
             )  # fmt: skip
-        ctx.save_for_backward(x_NRD, weight, moments)
+        ctx.save_for_backward(x_NRD, weight, statistics)
         ctx.has_bias = bias is not None
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x_NRD, weight, moments = ctx.saved_tensors
+        x_NRD, weight, statistics = ctx.saved_tensors
         splits, rows, width = x_NRD.shape
         dy_NRD = dy.flatten(1, -2)
         if dy_NRD.stride(2) != 1:
@@ -110,18 +110,16 @@ class SplitLayerNorm(torch.autograd.Function):
         side_by_side = max(1, ELEMENTS // block)
         rows_each = -(-rows // max(1, PROGRAMS // splits) // side_by_side) * side_by_side
         parts = -(-rows // rows_each)
-        dweight, dbias = (
-            torch.empty(splits, parts, width, dtype=torch.float32, device=dy.device) if there else None
-            for there in (True, ctx.has_bias)
-        )
+        dweight = torch.empty(splits, parts, width, dtype=torch.float32, device=dy.device)
+        dbias = torch.empty_like(dweight) if ctx.has_bias else None
         with torch.cuda.device_of(dy):
             backward_kernel[(parts, splits)](
-                dy_NRD, x_NRD, weight, moments, dx, dweight, dbias,
+                dy_NRD, x_NRD, weight, statistics, dx, dweight, dbias,
                 rows, width, x_NRD.stride(0), dy_NRD.stride(0), dy_NRD.stride(1),
                 ROWS_EACH=rows_each, ROWS=side_by_side, HAS_BIAS=ctx.has_bias, BLOCK=block, num_warps=8,
             )  # fmt: skip
-        summed = [None if each is None else each.sum(1).to(weight.dtype) for each in (dweight, dbias)]
-        return dx, *summed, None, None
+        dweight = dweight.sum(1).to(weight.dtype)
+        return dx, dweight, dbias.sum(1).to(weight.dtype) if ctx.has_bias else None, None, None
 
 
 def split_layer_norm(x: Tensor, weight_ND: Tensor, bias_ND: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Sizes that suit a GPU. Where rows are no multiple of 16 bytes, 8 elements of 16 bits, cuBLAS reaches a third of the
@@ -180,9 +181,13 @@ class Padding(NamedTuple):
 
     @classmethod
     def of(cls, width: int, total: int, each: tuple[int, int] | None = None) -> "Padding":
-        """`width` entries padded to `total`; `each`: (size, wide) of the blocks, where all are not one."""
-        size, wide = each or (width, total)
+        """`width` entries padded to `total`; `each`: (size, wide) of the blocks, where they are not one block."""
+        size, wide = each or (width, width)
         return cls(width // size, size, wide, total)
+
+    @property
+    def none(self) -> bool:
+        return self.total == self.blocks * self.size
 
     @property
     def behind(self) -> int:
@@ -190,8 +195,9 @@ class Padding(NamedTuple):
         return self.total - self.blocks * self.wide
 
     @property
-    def none(self) -> bool:
-        return self.total == self.blocks * self.size
+    def within(self) -> int:
+        """How wide a block is with its zeros and, where it is the only one, with those behind it."""
+        return self.total if self.blocks == 1 else self.wide
 
 
 AS_IT_IS = Padding.of(1, 1)
@@ -202,30 +208,29 @@ def pad(weight: Tensor, rows: Padding, columns: Padding) -> Tensor:
     if rows.none and columns.none:
         return weight
     # A compiler fuses less around a dimension of one block.
-    blocks, zeros = weight, [0, columns.wide - columns.size]
+    blocks, zeros = weight, [0, columns.within - columns.size]
     if columns.blocks > 1:
         blocks, zeros = blocks.unflatten(-1, (columns.blocks, columns.size)), [*zeros, 0, 0]
     if rows.blocks > 1:
         blocks = blocks.unflatten(weight.dim() - 2, (rows.blocks, rows.size))
-    blocks = F.pad(blocks, [*zeros, 0, rows.wide - rows.size])
-    weight = blocks.reshape(*weight.shape[:-2], rows.blocks * rows.wide, columns.blocks * columns.wide)
-    if rows.behind or columns.behind:  # padding by nothing is a copy
-        weight = F.pad(weight, (0, columns.behind, 0, rows.behind))
-    return weight
+    blocks = F.pad(blocks, [*zeros, 0, rows.within - rows.size])
+    wide = blocks.reshape(*weight.shape[:-2], rows.blocks * rows.within, columns.blocks * columns.within)
+    behind = [0, columns.total - wide.shape[-1], 0, rows.total - wide.shape[-2]]
+    return F.pad(wide, behind) if any(behind) else wide  # padding by nothing is a copy
 
 
-def unpad(gradient: Tensor, rows: Padding, columns: Padding) -> Tensor:
-    """The weight's gradient, from that of the padded one, (..., blocks, size, blocks, size)."""
+def unpad(gradient: Tensor, rows: Padding, columns: Padding, dtype: torch.dtype) -> Tensor:
+    """The gradient of a weight (N, E, D), as `dtype`, from that of the padded one."""
     if rows.none and columns.none:
-        return gradient
-    gradient = gradient[..., : rows.total - rows.behind, : columns.total - columns.behind]
-    blocks = gradient.unflatten(-1, (columns.blocks, columns.wide)).unflatten(-3, (rows.blocks, rows.wide))
-    return blocks[..., : rows.size, :, : columns.size]
+        return gradient.to(dtype)
+    gradient = gradient[:, : rows.blocks * rows.within, : columns.blocks * columns.within]
+    blocks = gradient.unflatten(-1, (columns.blocks, columns.within)).unflatten(-3, (rows.blocks, rows.within))
+    return blocks[..., : rows.size, :, : columns.size].to(dtype).flatten(-2).flatten(1, 2)
 
 
-def lengthened(x: Tensor, total: int) -> Tensor:
-    """x_...D with zeros behind its D numbers, `total` of them together."""
-    return x if x.shape[-1] == total else F.pad(x, (0, total - x.shape[-1]))
+def lengthened(x: Tensor, zeros: int) -> Tensor:
+    """x_...D with zeros behind its D numbers."""
+    return F.pad(x, (0, zeros)) if zeros else x
 
 
 def shortened(x: Tensor, width: int) -> Tensor:
@@ -241,7 +246,7 @@ def product(
     into: tuple[int, int] | None = None,
     tile: int = TILE,
 ) -> Tensor:
-    """x times the transposed weight, plus the bias, of sizes that suit the device; the result has its own.
+    """x times the transposed weight, plus the bias, of sizes that suit the device; the result has no zeros but `out`'s.
 
     weight: (E, D), or (N, E, D) with splits.
 
@@ -250,54 +255,57 @@ def product(
         into: the same of x, which has them.
         tile: what a compiler pads D to a multiple of. Where x is no compiler's own work padding it copies it.
     """
-    width_out, width_in = weight.shape[-2:]
-    kept = width_out if out is None else width_out // out[0] * out[1]
-    rows = Padding.of(width_out, aligned(kept, x, weight), out)
-    columns = Padding.of(width_in, aligned(x.shape[-1], x, weight, tile), into)
+    width_out, width_in = (
+        width if each is None else width // each[0] * each[1]
+        for width, each in zip(weight.shape[-2:], (out, into), strict=True)
+    )
+    rows = Padding.of(weight.shape[-2], aligned(width_out, x, weight), out)
+    columns = Padding.of(weight.shape[-1], aligned(width_in, x, weight, tile), into)
     if weight.dim() == 2:
-        return plain_product(x, weight, bias, kept, rows, columns)
+        return plain_product(x, weight, bias, rows, columns)
     if len(weight) == 1:  # one split on this rank: the plain product is the faster one
-        bias = None if bias is None else bias[0]
-        return plain_product(x[0], weight[0], bias, kept, rows, columns).unsqueeze(0)
-    y = BatchedProduct.apply(x, weight, kept, rows, columns)
+        return plain_product(x[0], weight[0], None if bias is None else bias[0], rows, columns).unsqueeze(0)
+    y = BatchedProduct.apply(x, weight, rows, columns)
     if bias is None:
         return y
-    bias = pad(bias[..., None], Padding.of(width_out, kept, out), AS_IT_IS)
-    return y + bias.view(len(bias), *[1] * (y.dim() - 2), kept).to(y.dtype)
+    bias = pad(bias[..., None], rows._replace(total=width_out), AS_IT_IS)
+    return y + bias.view(len(bias), *[1] * (y.dim() - 2), width_out).to(y.dtype)
 
 
-def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None, kept: int, rows: Padding, columns: Padding) -> Tensor:
-    """The product with one weight (E, D), both padded, and the first `kept` numbers of the result."""
+def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Padding, columns: Padding) -> Tensor:
+    """The product with one weight (E, D), both padded, without the zeros behind the result."""
     if rows.none and columns.none:
         return F.linear(x, weight, bias)
-    x, weight = lengthened(autocast(x), columns.total), pad(autocast(weight), rows, columns)
+    x, weight = lengthened(autocast(x), columns.behind), pad(autocast(weight), rows, columns)
     bias = None if bias is None else pad(bias[:, None], rows, AS_IT_IS)[:, 0]
-    return shortened(F.linear(x, weight, bias), kept)
+    return shortened(F.linear(x, weight, bias), rows.total - rows.behind)
 
 
 class BatchedProduct(torch.autograd.Function):
-    """x_N...D times the transposed weight_NED, both padded, and the first `kept` numbers of the result.
+    """x_N...D times the transposed weight_NED, both padded, without the zeros behind the result.
 
-    One function instead of one for each of its steps: in eager training on a GPU what takes the time is to launch them.
-    And PyTorch's backward of bmm gives the weight's gradient transposed, and copies it for the optimizer: a tenth of a
-    training step at width 504 on a CPU.
+    PyTorch's backward of bmm gives the weight's gradient transposed, and copies it for the optimizer: a tenth of a
+    training step at width 504 on a CPU. Padding is part of this function, as its own steps' backward would launch more.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_NED: Tensor, kept: int, rows: Padding, columns: Padding) -> Tensor:
-        # Autocast does not reach in here.
-        x_NRD = lengthened(autocast(x).flatten(1, -2), columns.total)
+    def forward(ctx: Any, x: Tensor, weight_NED: Tensor, rows: Padding, columns: Padding) -> Tensor:
+        # Backward runs without autocast, on what is saved here.
+        x_NRD = lengthened(autocast(x).flatten(1, -2), columns.behind)
         padded_NED = pad(autocast(weight_NED), rows, columns)
         ctx.save_for_backward(x_NRD, padded_NED)
-        ctx.rows, ctx.columns = rows, columns
-        ctx.x, ctx.weight = (x.shape, x.dtype), (weight_NED.shape, weight_NED.dtype)
+        ctx.shape, ctx.dtypes, ctx.rows, ctx.columns = x.shape, (x.dtype, weight_NED.dtype), rows, columns
+        kept = rows.total - rows.behind
         return shortened(torch.bmm(x_NRD, padded_NED.mT), kept).view(*x.shape[:-1], kept)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x_NRD, padded_NED = ctx.saved_tensors
-        (shape, dtype), (weight_shape, weight_dtype) = ctx.x, ctx.weight
-        dy_NRE = lengthened(dy, ctx.rows.total).flatten(1, -2)
-        dx = shortened(torch.bmm(dy_NRE, padded_NED), shape[-1]).view(shape)
-        dweight = unpad(torch.bmm(dy_NRE.mT, x_NRD), ctx.rows, ctx.columns)
-        return dx.to(dtype), dweight.to(weight_dtype).reshape(weight_shape), None, None, None
+        dx, dweight = None, None
+        dy_NRE = lengthened(dy, ctx.rows.behind).flatten(1, -2)
+        if ctx.needs_input_grad[0]:
+            dx = shortened(torch.bmm(dy_NRE, padded_NED), ctx.shape[-1]).view(ctx.shape).to(ctx.dtypes[0])
+        if ctx.needs_input_grad[1]:
+            dweight = unpad(torch.bmm(dy_NRE.mT, x_NRD), ctx.rows, ctx.columns, ctx.dtypes[1])
+        return dx, dweight, None, None
