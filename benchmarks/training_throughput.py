@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from krakenlm import models
 from krakenlm.latency.statistics import speedup
 from krakenlm.machine import keep_freed_memory
+from krakenlm.models import blocks
 from krakenlm.models.sizing import parameter_count, training_flops_per_token
 from krakenlm.training.calibration import matrix_rate
 
@@ -74,7 +75,8 @@ KRAKENS = [
     ("350m", {"degree": 4, "width": 644, "n_layer": 24, "n_head": 16}),
     ("760m", {"degree": 4, "width": 960, "n_layer": 24, "n_head": 16}),
 ]
-# One sequence, where calling kernels is what costs, and about as many as fit a card of 24 GB, of the 760m one of 48.
+# One sequence, where calling kernels is what costs, and about as many as let one model's training fit a card of 24 GB.
+# All together take up to 40 GB: the models of a size are trained in turns, each with its optimizer.
 SEQUENCES = {"125m": 8, "350m": 4, "760m": 2}
 GPU_GROUPS = [
     Group(f"{size} {kraken['degree']}-way", sequences, 1024, kraken, GPT2[size])
@@ -218,8 +220,17 @@ class Training:
 
 def check(sizes: dict, device: str) -> None:
     """The loop has the batched model's loss and gradients: two of the layers, in float64 and, as kernels of their own
-    are used there, in float32.
+    are used there, in float32 with every norm of splits in one.
     """
+    blocks.FUSED, usual = 1, blocks.FUSED
+    try:
+        check_gradients(sizes, device)
+    finally:
+        blocks.FUSED = usual
+
+
+def check_gradients(sizes: dict, device: str) -> None:
+    """The loop's and the batched model's, as FUSED is."""
     sizes = sizes | {"n_layer": 2}
     tokens_BW = batch_of(1, min(256, sizes["block_size"]), sizes["vocab_size"], device)
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
@@ -304,8 +315,11 @@ class Benchmark:
         name = torch.cuda.get_device_name() if self.gpu else f"cpu, {torch.get_num_threads()} thread"
         print(f"{name}, matrix product {self.rate / 1e9:.0f} GFLOP/s, PyTorch {torch.__version__}\n")
         print(HEADER)
-        for group in self.groups:
-            check(group.sizes(self.shape)["kraken"], self.device)
+        krakens = [group.sizes(self.shape)["kraken"] for group in self.groups]
+        for sizes in [each for i, each in enumerate(krakens) if each not in krakens[:i]]:
+            check(sizes, self.device)
+        if self.gpu:
+            torch.cuda.empty_cache()  # for the processes that compile
         for size in GPT2 if self.gpu else ():
             self.compiled_apart(size)
         for index in range(len(self.groups)):

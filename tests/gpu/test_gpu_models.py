@@ -12,6 +12,8 @@ from krakenlm.models.collectives import ALONE
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 every_row = pytest.mark.parametrize("row", ROWS)
+# Every norm of splits as one kernel, and none so small.
+every_fused = pytest.mark.parametrize("fused", [1, blocks.FUSED])
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
@@ -21,7 +23,7 @@ def assert_close(found, expected, what):
 
 @every_shape
 @every_architecture
-@pytest.mark.parametrize("fused", [1, blocks.FUSED])  # every norm of splits as one kernel, and none so small
+@every_fused
 def test_logits_and_gradients_are_those_of_the_cpu(architecture, shape, fused, monkeypatch):
     monkeypatch.setattr(blocks, "FUSED", fused)
     module, tokens_BT = drawn(architecture, shape), tokens(2, 96)
@@ -74,7 +76,9 @@ def test_prefill_decoding_and_more_input_behind_a_cache_are_those_of_the_cpu(row
 
 @every_shape
 @every_architecture
-def test_bfloat16_is_close_to_float32(architecture, shape):
+@every_fused
+def test_bfloat16_is_close_to_float32(architecture, shape, fused, monkeypatch):
+    monkeypatch.setattr(blocks, "FUSED", fused)
     module, tokens_BT = on_gpu(drawn(architecture, shape)), tokens(2, 96).to(DEVICE)
     expected, found = learned(module, tokens_BT), learned(module, tokens_BT, bfloat16=True)
     assert worst(off(found, expected)) < (3e-2,)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from krakenlm.errors import InputError
 from krakenlm.latency import hardware, sweep, ttft
@@ -148,6 +149,20 @@ def test_a_grid_that_no_machine_has_devices_for_is_refused(tmp_path):
         simulate(tmp_path, hardware=[str(tmp_path / "alone.yaml")], tp=[16])
 
 
+def test_a_timeline_that_no_number_of_ranks_can_have_says_so(tmp_path):
+    place = tmp_path / "one.yaml"
+    described = yaml.safe_load((HARDWARE / "h100.yaml").read_text())
+    described["devices"]["value"] = 1
+    described["kernels"] = str((HARDWARE / described["kernels"]).resolve())
+    del described["between"]
+    place.write_text(yaml.safe_dump(described))
+    with pytest.raises(InputError, match=r"^tp: .* standard-chunked can be divided over on one \(none\), found 1"):
+        sweep.write_timeline(
+            tmp_path / "trace.json", hardware=str(place), architecture="standard-chunked", shape=SHAPE, tp=1,
+            context=128, batch=1, decode=False, degree=None, vocab_size=512, dtype="float16",
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("decode", [False, True])
 def test_a_timeline_is_written_for_a_browser(tmp_path, decode):
     out = tmp_path / "trace.json"
@@ -166,7 +181,7 @@ def test_a_timeline_is_written_for_a_browser(tmp_path, decode):
 
 def test_a_timeline_of_ranks_that_a_model_does_not_divide_over_is_refused(tmp_path):
     with pytest.raises(
-        InputError, match=r"^tp: expected ranks that standard can be divided over, such as 1, 2, 4, 8, 16, found 3"
+        InputError, match=r"^tp: expected ranks that standard can be divided over \(1, 2, 4, 8, 16 and more\), found 3"
     ):
         sweep.write_timeline(
             tmp_path / "trace.json", hardware=str(HARDWARE / "h100.yaml"), architecture="standard", shape=SHAPE, tp=3,

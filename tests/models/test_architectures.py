@@ -425,36 +425,49 @@ def test_products_padded_for_the_hardware_change_no_logit_and_no_gradient(odd, b
 
 def test_under_autocast_padded_products_are_close_to_unpadded_ones_and_gradients_stay_float32(tokens_BT, monkeypatch):
     module = drawn(SIZES["kraken-3way-odd-bias-untied"]).float()
-
-    def found():
-        with torch.autocast("cpu", torch.bfloat16):
-            return gradients_of(module, tokens_BT)
-
-    plain = found()
+    plain = gradients_of(module, tokens_BT, bfloat16=True)
     monkeypatch.setattr(products, "ALIGNMENT", {"cpu": 8})
     monkeypatch.setattr(products, "MANY_ROWS", 1)
-    for key, padded in found().items():
+    for key, padded in gradients_of(module, tokens_BT, bfloat16=True).items():
         assert padded.dtype == plain[key].dtype == (torch.bfloat16 if key == "logits" else torch.float32), key
         assert (padded - plain[key]).norm() < 2e-2 * plain[key].norm(), key
 
 
-@pytest.mark.parametrize("weight", [torch.ones(5, 8), torch.ones(1, 5, 8), torch.ones(3, 5, 8)])
+@pytest.mark.parametrize("splits", [(), (1,), (3,)])
+@pytest.mark.parametrize("into", [None, (3, 4)])
+@pytest.mark.parametrize("width", [6, 8])  # is padded, is not
 @pytest.mark.parametrize("alignment", [{}, {"cpu": 8}])
-@pytest.mark.parametrize("width", [7, 9])
-def test_a_product_refuses_an_input_of_another_width_than_the_weights(width, alignment, weight, monkeypatch):
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_product_refuses_an_input_of_another_width_than_the_weights(off, alignment, width, into, splits, monkeypatch):
     monkeypatch.setattr(products, "ALIGNMENT", alignment)
     monkeypatch.setattr(products, "MANY_ROWS", 1)
-    x = torch.ones(*weight.shape[:-2], 2, 4, width)
+    weight = torch.ones(*splits, 5, width if into is None else 3 * width // 2)
+    right = width if into is None else 2 * width
+    assert products.product(torch.ones(*splits, 2, 4, right), weight, into=into).shape == (*splits, 2, 4, 5)
     with pytest.raises(RuntimeError, match=r"size|shape"):
-        products.product(x, weight)
+        products.product(torch.ones(*splits, 2, 4, right + off), weight, into=into)
 
 
-def test_a_second_derivative_of_splits_products_is_refused():
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_product_refuses_other_splits_than_the_weights(splits):
+    with pytest.raises(ValueError, match=f"the weight's {splits} splits, found 3"):
+        products.product(torch.ones(3, 2, 4, 8), torch.ones(splits, 5, 8))
+
+
+@pytest.mark.parametrize("end", [torch.sum, lambda y: y.square().sum()])
+def test_a_second_derivative_of_splits_products_is_refused(end):
     x, weight = torch.ones(2, 1, 4, 8, requires_grad=True), torch.ones(2, 5, 8, requires_grad=True)
+    with pytest.raises(RuntimeError, match="create_graph: expected False"):
+        torch.autograd.grad(end(products.product(x, weight)), x, create_graph=True)
+
+
+def test_a_result_may_be_changed_in_place_and_a_frozen_weight_has_no_gradient():
+    x, weight = torch.ones(2, 1, 4, 8, requires_grad=True), torch.ones(2, 5, 8)
     y = products.product(x, weight)
-    [dweight] = torch.autograd.grad(y.square().sum(), weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dweight.sum().backward()
+    y += 1
+    y.sum().backward()
+    assert (x.grad == 5).all()
+    assert weight.grad is None
 
 
 class ProductSizes(TorchDispatchMode):
@@ -471,9 +484,10 @@ class ProductSizes(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-def gradients_of(module, tokens_BT):
+def gradients_of(module, tokens_BT, bfloat16=False):
     module.zero_grad()
-    logits_BTV = module(tokens_BT)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        logits_BTV = module(tokens_BT)
     F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()).backward()
     return {"logits": logits_BTV.detach()} | {name: p.grad.clone() for name, p in module.named_parameters()}
 

@@ -13,7 +13,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from krakenlm.models.products import refuse_second_derivative
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ELEMENTS = 2048  # of a tile in the backward: rows side by side times their padded width
@@ -98,8 +99,8 @@ class SplitLayerNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         x_NRD, weight, statistics = ctx.saved_tensors
         splits, rows, width = x_NRD.shape
         dy_NRD = dy.flatten(1, -2)

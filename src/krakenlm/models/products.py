@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Sizes that suit a GPU. Where rows are no multiple of 16 bytes, 8 elements of 16 bits, cuBLAS reaches a third of the
@@ -263,9 +262,11 @@ def product(
     columns = Padding.of(weight.shape[-1], aligned(width_in, x, weight, tile), into)
     if weight.dim() == 2:
         return plain_product(x, weight, bias, rows, columns)
+    if len(x) != len(weight):
+        raise ValueError(f"x: expected a part for each of the weight's {len(weight)} splits, found {len(x)}")
     if len(weight) == 1:  # one split on this rank: the plain product is the faster one
         return plain_product(x[0], weight[0], None if bias is None else bias[0], rows, columns).unsqueeze(0)
-    y = BatchedProduct.apply(x, weight, rows, columns)
+    y = shortened(BatchedProduct.apply(x, weight, rows, columns), width_out).view(*x.shape[:-1], width_out)
     if bias is None:
         return y
     bias = pad(bias[..., None], rows._replace(total=width_out), AS_IT_IS)
@@ -282,7 +283,7 @@ def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Padding,
 
 
 class BatchedProduct(torch.autograd.Function):
-    """x_N...D times the transposed weight_NED, both padded, without the zeros behind the result.
+    """x_N...D times the transposed weight_NED, both padded: (N, R, E), the zeros behind E included. Derived once only.
 
     PyTorch's backward of bmm gives the weight's gradient transposed, and copies it for the optimizer: a tenth of a
     training step at width 504 on a CPU. Padding is part of this function, as its own steps' backward would launch more.
@@ -290,22 +291,30 @@ class BatchedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_NED: Tensor, rows: Padding, columns: Padding) -> Tensor:
-        # Backward runs without autocast, on what is saved here.
+        # Backward mostly runs outside of autocast: what it multiplies has to be of one type.
         x_NRD = lengthened(autocast(x).flatten(1, -2), columns.behind)
         padded_NED = pad(autocast(weight_NED), rows, columns)
         ctx.save_for_backward(x_NRD, padded_NED)
         ctx.shape, ctx.dtypes, ctx.rows, ctx.columns = x.shape, (x.dtype, weight_NED.dtype), rows, columns
-        kept = rows.total - rows.behind
-        return shortened(torch.bmm(x_NRD, padded_NED.mT), kept).view(*x.shape[:-1], kept)
+        return torch.bmm(x_NRD, padded_NED.mT)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy_NRE: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         x_NRD, padded_NED = ctx.saved_tensors
         dx, dweight = None, None
-        dy_NRE = lengthened(dy, ctx.rows.behind).flatten(1, -2)
         if ctx.needs_input_grad[0]:
             dx = shortened(torch.bmm(dy_NRE, padded_NED), ctx.shape[-1]).view(ctx.shape).to(ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
             dweight = unpad(torch.bmm(dy_NRE.mT, x_NRD), ctx.rows, ctx.columns, ctx.dtypes[1])
         return dx, dweight, None, None
+
+
+def refuse_second_derivative() -> None:
+    """Called in a backward whose saved tensors are no inputs: what is computed from them knows not where it is from.
+
+    Raises:
+        RuntimeError: gradients of these gradients are to be taken (create_graph).
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError("create_graph: expected False, since splits have no second derivatives, found True")

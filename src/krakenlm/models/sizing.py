@@ -160,8 +160,8 @@ def saved_bytes_per_token(sizes: Mapping, element_bytes: int) -> int:
 
     Of a layer, in the precision of its products, per width: each product's input (LayerNorms' results, attention's, the
     hidden layer's after GELU), GELU's input, and q, k, v. In float32: each LayerNorm's input, and, where splits have
-    weights of their own, its result before them (a GPU with Triton does without). The last LayerNorm has one of each,
-    and Kraken's merge its inputs.
+    weights of their own, its result before them (a GPU with Triton does without large ones). The last LayerNorm has one
+    of each, and Kraken's merge its inputs.
     """
     width, n = sizes["width"], splits(sizes)
     # Parallel has one LayerNorm, and its last product's input holds a copy of attention's result.
