@@ -76,7 +76,7 @@ KRAKENS = [
     ("760m", {"degree": 4, "width": 960, "n_layer": 24, "n_head": 16}),
 ]
 # One sequence, where calling kernels is what costs, and about as many as let one model's training fit a card of 24 GB.
-# All together take up to 40 GB: the models of a size are trained in turns, each with its optimizer.
+# The models of a size, which train in turns, take 32 GB together compiled and, by count, up to 40 eager.
 SEQUENCES = {"125m": 8, "350m": 4, "760m": 2}
 GPU_GROUPS = [
     Group(f"{size} {kraken['degree']}-way", sequences, 1024, kraken, GPT2[size])

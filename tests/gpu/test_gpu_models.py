@@ -118,3 +118,12 @@ def test_the_norm_of_splits_in_one_kernel_is_a_norm_and_a_product(width, bias, e
         strict=True,
     ):
         assert (one - other).norm() < 1e-5 * other.norm()
+
+
+def test_a_second_derivative_of_the_norm_of_splits_is_refused():
+    from krakenlm.models.fused_norm import split_layer_norm  # needs Triton
+
+    x, weight_ND = (torch.ones(3, *shape, 45, device=DEVICE, requires_grad=True) for shape in ((1, 4), ()))
+    y = split_layer_norm(x, weight_ND, None, 1e-5, torch.float32)
+    with pytest.raises(RuntimeError, match="create_graph: expected False"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)

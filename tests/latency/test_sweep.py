@@ -179,9 +179,17 @@ def test_a_timeline_is_written_for_a_browser(tmp_path, decode):
     assert math.isclose(sum(parts.values()), 2 * parts["in all"] + parts["all_reduce_hidden"])
 
 
+def test_ranks_of_a_kraken_are_named_up_to_its_own_heads(tmp_path):
+    with pytest.raises(InputError, match=r"^tp: .* kraken can be divided over \(1, 2, 4, .*, 28\), found 3"):
+        sweep.write_timeline(
+            tmp_path / "trace.json", hardware=str(HARDWARE / "h100.yaml"), architecture="kraken", shape=SHAPE, tp=3,
+            context=128, batch=1, decode=False, degree=2, vocab_size=512, dtype="float16",
+        )  # fmt: skip
+
+
 def test_a_timeline_of_ranks_that_a_model_does_not_divide_over_is_refused(tmp_path):
     with pytest.raises(
-        InputError, match=r"^tp: expected ranks that standard can be divided over \(1, 2, 4, 8, 16 and more\), found 3"
+        InputError, match=r"^tp: expected ranks that standard can be divided over \(1, 2, 4, 8, 16\), found 3"
     ):
         sweep.write_timeline(
             tmp_path / "trace.json", hardware=str(HARDWARE / "h100.yaml"), architecture="standard", shape=SHAPE, tp=3,

@@ -461,24 +461,36 @@ def test_a_second_derivative_of_splits_products_is_refused(end):
         torch.autograd.grad(end(products.product(x, weight)), x, create_graph=True)
 
 
-def test_a_result_may_be_changed_in_place_and_a_frozen_weight_has_no_gradient():
-    x, weight = torch.ones(2, 1, 4, 8, requires_grad=True), torch.ones(2, 5, 8)
-    y = products.product(x, weight)
+@pytest.mark.parametrize("alignment", [{}, {"cpu": 8}])
+def test_a_result_may_be_changed_in_place(alignment, monkeypatch):
+    monkeypatch.setattr(products, "ALIGNMENT", alignment)
+    monkeypatch.setattr(products, "MANY_ROWS", 1)
+    x = torch.ones(2, 1, 4, 8, requires_grad=True)
+    y = products.product(x, torch.ones(2, 5, 8))
     y += 1
     y.sum().backward()
     assert (x.grad == 5).all()
-    assert weight.grad is None
+
+
+@pytest.mark.parametrize(("learning", "multiplied"), [((True, True), 2), ((True, False), 1), ((False, True), 1)])
+def test_a_gradient_that_nobody_asks_for_is_not_computed(learning, multiplied):
+    x, weight = torch.ones(2, 1, 4, 8), torch.ones(2, 5, 8)
+    y = products.product(x.requires_grad_(learning[0]), weight.requires_grad_(learning[1]))
+    with ProductSizes() as backward:
+        y.sum().backward()
+    assert backward.products == multiplied
 
 
 class ProductSizes(TorchDispatchMode):
-    """The sizes of all matrices that are multiplied."""
+    """How many products there are, and the sizes of all matrices in them."""
 
     def __init__(self):
         super().__init__()
-        self.sizes = set()
+        self.products, self.sizes = 0, set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+            self.products += 1
             for matrix in args[-2:]:
                 self.sizes.update(matrix.shape[-2:])
         return function(*args, **kwargs or {})

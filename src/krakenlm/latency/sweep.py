@@ -204,12 +204,13 @@ def write_timeline(
 
     found = over(tp)
     if not found:
-        most = place.devices if place.between is None else shape["n_head"]
+        heads = shape["n_head"] if degree is None else over(degree)[0].sizes["n_head"]
+        most = place.devices if place.between is None else heads
         works = ", ".join(str(ranks) for ranks in range(1, most + 1) if over(ranks))
         of_hardware = f" on {place.name}" if place.between is None else ""
         raise InputError(
-            f"tp: expected ranks that {architecture} can be divided over{of_hardware} ({works or 'none'}"
-            f"{' and more' if works and place.between else ''}), found {tp}; choose others"
+            f"tp: expected ranks that {architecture} can be divided over{of_hardware} ({works or 'none'}), "
+            f"found {tp}; choose others"
         )
     new_tokens, cached = (1, context) if decode else (context, 0)
     traced = found[0].trace(tp, batch=batch, new_tokens=new_tokens, cached=cached, dtype=dtype, engine=place.engine)

@@ -26,7 +26,7 @@ from krakenlm.models.products import HEAD, Linear, product, wider
 LAYER_NORM_EPS = 1e-5
 INITIAL_STD = 0.02
 CPU_QUERIES = 64
-# Numbers from which on a norm of splits is one kernel: it moves fewer bytes, but to start it takes the host longer than
+# Numbers from which on a norm of splits is one kernel: it moves fewer bytes, but probably takes the host longer than
 # the operations that it stands for. Where one outweighs the other is a guess (docs/benchmarks.md, one H100).
 FUSED = 2**22
 # Positions whose logits are wanted. Nothing that these do not need is computed in a model's last layer: all of its keys

@@ -60,6 +60,7 @@ class Linear(nn.Module):
             if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
                 found = "autocast" if x.dtype == torch.float32 else x.dtype
                 raise ValueError(f"packed weights: expected float32 and no autocast, found {found}")
+            check_splits(x, weight)
             if x.requires_grad and torch.is_grad_enabled():
                 raise ValueError("packed weights: expected an input without a gradient, found one with; do not pack")
             start, stop, _ = (rows or slice(None)).indices(weight.shape[-2])
@@ -260,10 +261,9 @@ def product(
     )
     rows = Padding.of(weight.shape[-2], aligned(width_out, x, weight), out)
     columns = Padding.of(weight.shape[-1], aligned(width_in, x, weight, tile), into)
+    check_splits(x, weight)
     if weight.dim() == 2:
         return plain_product(x, weight, bias, rows, columns)
-    if len(x) != len(weight):
-        raise ValueError(f"x: expected a part for each of the weight's {len(weight)} splits, found {len(x)}")
     if len(weight) == 1:  # one split on this rank: the plain product is the faster one
         return plain_product(x[0], weight[0], None if bias is None else bias[0], rows, columns).unsqueeze(0)
     y = shortened(BatchedProduct.apply(x, weight, rows, columns), width_out).view(*x.shape[:-1], width_out)
@@ -271,6 +271,11 @@ def product(
         return y
     bias = pad(bias[..., None], rows._replace(total=width_out), AS_IT_IS)
     return y + bias.view(len(bias), *[1] * (y.dim() - 2), width_out).to(y.dtype)
+
+
+def check_splits(x: Tensor, weight: Tensor) -> None:
+    if weight.dim() == 3 and len(x) != len(weight):
+        raise ValueError(f"x: expected a part for each of the weight's {len(weight)} splits, found {len(x)}")
 
 
 def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Padding, columns: Padding) -> Tensor:
